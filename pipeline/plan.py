@@ -1,0 +1,260 @@
+"""Unroll a recipe into steps, each with a key that is known before anything runs.
+
+Everything that is wrong with a recipe is found here, and reported at once.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any, cast
+
+from pydantic import BaseModel, ValidationError
+
+from pipeline import plugin
+from pipeline.artifact import hash_of
+from pipeline.errors import Problems
+from pipeline.plugin import Choice, Reads, Settings
+from pipeline.profile import Profile
+from pipeline.recipe import Node, Recipe, at_round, sections
+
+
+@dataclass(frozen=True)
+class Step:
+    """One node at one round."""
+
+    address: str
+    """`start/policy` or `round-02/pairs`; also its folder below the run."""
+    node: str
+    round: int | None
+    """From 1; None in the start."""
+    stage: str
+    config: Settings
+    inputs: dict[str, tuple[str, ...]]
+    """Slot -> addresses of the steps that it reads."""
+    identity: dict[str, Any]
+    key: str
+    seed: int
+    makes: str
+    """A table's name, `model` or `report`."""
+    uses: str | None
+    """`engine`, `forward`, `trainer` or None."""
+
+    @property
+    def module(self) -> ModuleType:
+        return plugin.load("stages", self.stage)
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """Every address that it reads, once."""
+        return tuple(dict.fromkeys(address for addresses in self.inputs.values() for address in addresses))
+
+    def folder(self, run: Path) -> Path:
+        return run / self.address
+
+
+def plan(recipe: Recipe, profile: Profile) -> list[Step]:
+    """The steps of a recipe in an order in which they can be built. Raises Problems with all that is wrong."""
+    steps: dict[str, Step] = {}
+    broken: set[str] = set()
+    problems: dict[tuple[str, str], str] = {}
+    for folder, round, nodes in sections(recipe):
+        for name, node in nodes.items():
+            try:
+                step = _step(recipe, profile, steps, broken, folder, round, name, node)
+                steps[step.address] = step
+            except _Follows:
+                broken.add(f"{folder}/{name}")
+            except ValueError as error:
+                broken.add(f"{folder}/{name}")
+                # The same slip shows in every round: once is enough.
+                section = "start" if round is None else "round"
+                for text in str(error).split("\n"):
+                    problems.setdefault((f"{section}.{name}", text), f"{folder}/{name}: {text}")
+    strangers = set(profile.overrides) - set(recipe.start) - set(recipe.round)
+    for name in sorted(strangers):
+        text = plugin.unknown("node", name, [*recipe.start, *recipe.round])
+        problems[("profile", name)] = f"profile {profile.name}, overrides: {text}"
+    if problems:
+        raise Problems(list(problems.values()))
+    return list(steps.values())
+
+
+class _Follows(Exception):
+    """A node is fine but for a node that it reads; that one's problem is reported, and this one is not."""
+
+
+def _step(
+    recipe: Recipe, profile: Profile, steps: dict[str, Step], broken: set[str], folder: str, round: int | None, name: str, node: Node
+) -> Step:
+    body = cast(dict[str, Any], at_round(node, round))
+    if "stage" not in body:
+        raise ValueError(f"names no stage; write 'stage: ...', one of: {', '.join(plugin.names('stages'))}")
+    stage = str(body.pop("stage"))
+    module = plugin.load("stages", stage)
+    found: list[str] = []
+    config: Settings | None = None
+    try:
+        config = module.Config.model_validate(body)
+    except ValidationError as error:
+        found += plugin.explain(error, module.Config)
+    inputs: dict[str, tuple[str, ...]] = {}
+    written = references(config) if config is not None else _raw_references(module.Config, body)
+    follows = False
+    for slot, marker, names in written:
+        try:
+            inputs[slot] = tuple(a for ref in names for a in _resolve(ref, marker, recipe, steps, broken, folder, round, name))
+        except ValueError as error:
+            found.append(f"{slot}: {error}")
+        except _Follows:
+            follows = True
+    if found or config is None:
+        raise ValueError("\n".join(found))
+    if follows:
+        raise _Follows
+    uses = module.uses(config) if hasattr(module, "uses") else None
+    identity: dict[str, Any] = {
+        "stage": stage,
+        "version": module.VERSION,
+        "settings": plugin.settings(config),
+        "seed": recipe.seed,
+        "round": round,
+        "node": name,
+        "inputs": {slot: [steps[a].key for a in addresses] for slot, addresses in inputs.items()},
+    }
+    if uses == "engine" and profile.at(name).engine.module.SCRIPTED:
+        identity["scripted"] = True  # so that scripted output never passes as a model's
+    return Step(
+        address=f"{folder}/{name}",
+        node=name,
+        round=round,
+        stage=stage,
+        config=config,
+        inputs=inputs,
+        identity=identity,
+        key=hash_of(identity),
+        seed=int(hash_of([recipe.seed, folder, name])[:15], 16),
+        makes=module.MAKES,
+        uses=uses,
+    )
+
+
+def references(config: BaseModel, prefix: str = "") -> Iterator[tuple[str, Reads, tuple[str, ...]]]:
+    """Every slot of a config and of the plugins that it chose, with its marker and the names written there."""
+    for name, marker, names in plugin.references(config):
+        yield f"{prefix}{name}", marker, names
+    for name in type(config).model_fields:
+        value: Any = getattr(config, name)
+        if isinstance(value, Choice):
+            yield from references(value.config, f"{prefix}{name}.")
+        elif isinstance(value, tuple):
+            for index, each in enumerate(cast(tuple[Any, ...], value)):
+                if isinstance(each, Choice):
+                    yield from references(each.config, f"{prefix}{name}.{index}.")
+
+
+def _raw_references(config: type[Settings], body: dict[str, Any]) -> Iterator[tuple[str, Reads, tuple[str, ...]]]:
+    """The references of a node that does not validate, so that wrong ones are reported along with the rest."""
+    for name, info in config.model_fields.items():
+        for marker in info.metadata:
+            if isinstance(marker, Reads) and (value := body.get(name)):
+                names = cast(list[Any], [value] if isinstance(value, str) else value if isinstance(value, list) else [])
+                yield name, marker, tuple(str(each) for each in names)
+
+
+def _resolve(
+    ref: str, marker: Reads, recipe: Recipe, steps: dict[str, Step], broken: set[str], folder: str, round: int | None, reader: str
+) -> list[str]:
+    """The addresses that a reference names: `x` (this round, else start), `x@prev`, `x@start`, `x@all` (earlier rounds)."""
+    name, at, when = ref.partition("@")
+    nodes = {**recipe.start, **recipe.round} if round else recipe.start
+    if name not in nodes:
+        if round is None and name in recipe.round:
+            raise ValueError(f"'{ref}' is a node of the rounds, which the start cannot read; read it in a round, or move it to the start")
+        raise ValueError(plugin.unknown("node", name, list(nodes)))
+    if at and when not in ("prev", "start", "all"):
+        raise ValueError(f"'{ref}': {plugin.unknown('time', when, ['prev', 'start', 'all'])}")
+    places = {
+        "": [folder, "start"],
+        "start": ["start"],
+        "prev": [f"round-{round - 1:02d}" if round and round > 1 else "start"],
+        "all": [f"round-{r:02d}" for r in range(1, round or 1)],
+    }[when]
+    for place in places:
+        if f"{place}/{name}" in broken:
+            raise _Follows
+        if f"{place}/{name}" in steps and when != "all":
+            break
+    found = [f"{place}/{name}" for place in places if f"{place}/{name}" in steps]
+    if when != "all":
+        found = found[:1]
+        if not found:
+            raise ValueError(_nothing(ref, name, when, recipe, folder, round, reader))
+    for address in found:
+        makes = steps[address].makes
+        if marker.kinds and makes not in marker.kinds:
+            raise ValueError(f"'{ref}' makes {makes}, but {' or '.join(marker.kinds)} is read here; name another node")
+    return found
+
+
+def _nothing(ref: str, name: str, when: str, recipe: Recipe, folder: str, round: int | None, reader: str) -> str:
+    section = recipe.start if round is None else recipe.round
+    if when in ("prev", "start"):
+        return f"'{ref}' is start/{name} here, and the start has no usable node '{name}'; add one, or read '{name}'"
+    if name == reader:
+        return f"'{ref}' is this very node; write '{ref}@prev' for the one of the round before"
+    order = list(section)
+    if name in section and order.index(name) > order.index(reader):
+        if _reaches(section, name, reader):
+            return f"'{ref}' closes a cycle: {name} reads {reader}; write '{ref}@prev' in one of them"
+        return f"'{ref}' comes later in the recipe; move it above {reader}, or write '{ref}@prev'"
+    return f"'{ref}' is a node of neither this round nor the start; name another"
+
+
+def _reaches(section: dict[str, Node], start: str, goal: str) -> bool:
+    """Whether node `start` reads node `goal`, directly or through others of the same round."""
+    seen: set[str] = set()
+    stack = [start]
+    while stack:
+        at = stack.pop()
+        if at == goal:
+            return True
+        if at not in seen and at in section:
+            seen.add(at)
+            stack += [text for text in _strings(section[at]) if text in section]
+    return False
+
+
+def _strings(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for each in cast(dict[str, Any], value).values():
+            yield from _strings(each)
+    elif isinstance(value, list):
+        for each in cast(list[Any], value):
+            yield from _strings(each)
+
+
+def dependents(steps: list[Step], roots: set[str]) -> list[str]:
+    """The addresses of `roots` and of everything that reads them, in plan order."""
+    reached: set[str] = set()
+    for step in steps:
+        if step.address in roots or reached.intersection(step.reads):
+            reached.add(step.address)
+    return [step.address for step in steps if step.address in reached]
+
+
+def estimate(steps: list[Step], done_rows: dict[str, int]) -> dict[str, dict[str, int | None]]:
+    """Rows and tokens that each step is expected to make; None where nobody can tell before running.
+
+    `done_rows` holds the true row counts of artifacts that exist.
+    """
+    expected: dict[str, dict[str, int | None]] = {}
+    for step in steps:
+        rows = {slot: expected[addresses[0]].get("rows") if addresses else None for slot, addresses in step.inputs.items()}
+        guess = step.module.estimate(step.config, rows, step.round) if hasattr(step.module, "estimate") else {}
+        if step.address in done_rows:
+            guess = {**guess, "rows": done_rows[step.address]}
+        expected[step.address] = guess
+    return expected

@@ -1,0 +1,157 @@
+"""Extension points are folders: the file name is the registration.
+
+`kind: pairrm` under a field typed `Plugin("judges")` imports `judges.pairrm` and validates the remaining keys
+with that module's `Config`. A dotted kind (`mylab.judges.safety`) is imported as it stands. Plugin modules
+must import heavy libraries inside functions: planning a run needs every `Config` and no torch.
+"""
+
+import difflib
+import importlib
+import pkgutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from types import ModuleType
+from typing import Annotated, Any, cast, get_origin
+
+from pydantic import BaseModel, ConfigDict, PlainSerializer, PlainValidator, ValidationError, WithJsonSchema, model_validator
+
+FOLDERS = ("stages", "judges", "objectives", "engines", "trainers", "rules", "sources", "pipeline.executors")
+
+
+class Settings(BaseModel):
+    """The base of every plugin's `Config`: frozen, and an unknown field is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_name_is_a_list_of_one(cls, body: Any) -> Any:
+        if not isinstance(body, dict):
+            return body
+        body = dict(cast(dict[str, Any], body))
+        for name, info in cls.model_fields.items():
+            takes_many = get_origin(info.annotation) is tuple and any(isinstance(m, Reads) for m in info.metadata)
+            if takes_many and isinstance(body.get(name), str):
+                body[name] = (body[name],)
+        return body
+
+
+@dataclass(frozen=True)
+class Reads:
+    """Marks a `Config` field as a reference: it names nodes that make one of `kinds`, not a setting.
+
+    The field's value is one name, a list of names or None, spelled `x`, `x@prev`, `x@start` or `x@all`.
+    """
+
+    kinds: tuple[str, ...]
+
+    def __init__(self, *kinds: str) -> None:
+        object.__setattr__(self, "kinds", kinds)
+
+
+class Choice(BaseModel):
+    """A plugin that a recipe or profile picked: where it lives, and its validated settings."""
+
+    model_config = ConfigDict(frozen=True)
+    folder: str
+    kind: str
+    config: Any
+
+    @property
+    def module(self) -> ModuleType:
+        """The plugin's module; looked up each time, because a step is pickled into other processes and modules are not."""
+        return load(self.folder, self.kind)
+
+
+@cache
+def names(folder: str) -> tuple[str, ...]:
+    """The plugins of `folder`: its public modules, sorted."""
+    package = importlib.import_module(folder)
+    return tuple(sorted(m.name for m in pkgutil.iter_modules(package.__path__) if not m.name.startswith("_")))
+
+
+def load(folder: str, kind: str) -> ModuleType:
+    """The module of one plugin. Raises ValueError with the nearest known name if there is none."""
+    if "." in kind:
+        try:
+            return importlib.import_module(kind)
+        except ModuleNotFoundError as error:
+            if error.name and kind.startswith(error.name):
+                raise ValueError(f"no module '{kind}' can be imported; install it, or put its folder on PYTHONPATH") from None
+            raise
+    if kind not in names(folder):
+        raise ValueError(unknown(folder.rpartition(".")[2].removesuffix("s"), kind, names(folder)))
+    return importlib.import_module(f"{folder}.{kind}")
+
+
+def unknown(what: str, name: str, known: tuple[str, ...] | list[str]) -> str:
+    """One sentence for a name that does not exist: the near miss if there is one, else all that exist."""
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"no {what} '{name}'; " + (f"did you mean '{near[0]}'?" if near else f"known: {', '.join(sorted(known)) or 'none'}")
+
+
+def parse(folder: str, value: Any) -> Choice:
+    """Turn `{kind: ..., **settings}` (or a bare kind) into a Choice. Raises ValueError or pydantic's ValidationError."""
+    if isinstance(value, Choice):
+        return value
+    if isinstance(value, str):
+        value = {"kind": value}
+    if not isinstance(value, dict) or "kind" not in value:
+        raise ValueError(f"needs a 'kind'; known: {', '.join(names(folder))}")
+    body = dict(cast(dict[str, Any], value))
+    kind = str(body.pop("kind"))
+    config = load(folder, kind).Config
+    try:
+        return Choice(folder=folder, kind=kind, config=config.model_validate(body))
+    except ValidationError as error:
+        raise ValueError("; ".join(explain(error, config))) from None
+
+
+def explain(error: ValidationError, config: type[BaseModel]) -> Iterator[str]:
+    """Each problem of a ValidationError as `field: what is wrong`, with the near miss for an unknown field."""
+    for problem in error.errors():
+        where = ".".join(str(part) for part in problem["loc"])
+        if problem["type"] == "extra_forbidden":
+            yield unknown("field", where, list(config.model_fields))
+        elif problem["type"] == "missing":
+            yield f"{where}: is required"
+        elif problem["type"] == "value_error":
+            message = problem["msg"].removeprefix("Value error, ")
+            yield f"{where}: {message}" if where else message
+        else:
+            yield f"{where}: {problem['msg'].lower()}, not {problem['input']!r}"
+
+
+def dump(choice: Choice) -> dict[str, Any]:
+    """What identifies a choice: kind, version and the settings that differ from their defaults.
+
+    Defaults are left out so that a new optional field does not disown old artifacts; a changed default
+    must bump VERSION, and a golden test over all plugins holds us to it. References are left out because
+    the keys of what they name stand in the step's identity instead.
+    """
+    return {"kind": choice.kind, "version": choice.module.VERSION, **settings(choice.config)}
+
+
+def settings(config: BaseModel) -> dict[str, Any]:
+    """The settings of a config that differ from their defaults, without its references, as plain data."""
+    return config.model_dump(mode="json", exclude_defaults=True, exclude={name for name, _, _ in references(config)})
+
+
+def references(config: BaseModel) -> Iterator[tuple[str, Reads, tuple[str, ...]]]:
+    """The reference fields of one config (not of its nested choices): name, marker, names written there."""
+    for name, info in type(config).model_fields.items():
+        for marker in info.metadata:
+            if isinstance(marker, Reads):
+                value = getattr(config, name)
+                yield name, marker, () if value is None else (value,) if isinstance(value, str) else tuple(value)
+
+
+def Plugin(folder: str) -> Any:  # noqa: N802 - reads as a type in a Config
+    """The type of a field that picks a plugin from `folder`."""
+    return Annotated[
+        Choice,
+        PlainValidator(lambda value: parse(folder, value)),
+        PlainSerializer(dump),
+        WithJsonSchema({"x-plugin": folder}),
+    ]

@@ -1,0 +1,78 @@
+"""A profile says where and how fast a recipe runs, never what comes out. It bears no identity."""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import Field
+
+from pipeline.plugin import Choice, Plugin, Settings
+
+
+class Forward(Settings):
+    """Hardware for plain forward passes of a model: judges that score, and reference log-probabilities."""
+
+    device: str = "cpu"
+    """torch device of each worker, such as `cpu` or `cuda`."""
+    dtype: str = Field("float32", pattern="^(float32|bfloat16|float16)$")
+    """Weights and activations; keep the trainer's, or references and policy disagree."""
+    tokens_per_batch: int = Field(2048, ge=1)
+    """Padded tokens of one batch: small on a CPU, large on a GPU. Changes speed only."""
+    replicas: int = Field(1, ge=1)
+    """Workers."""
+    gpu_fraction: float = Field(0.0, ge=0)
+    """GPUs of each worker."""
+    cpus: float = Field(1.0, gt=0)
+    """CPU cores of each worker."""
+
+
+class Profile(Settings):
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
+    executor: Plugin("pipeline.executors") = Field(default_factory=lambda: _choice("pipeline.executors", "inline"))
+    """Where steps run."""
+    engine: Plugin("engines")
+    """What generates text."""
+    trainer: Plugin("trainers")
+    """What trains."""
+    forward: Forward = Forward()
+    """What scores."""
+    rows_per_shard: int = Field(256, ge=1)
+    """Rows that are lost at most per worker when a process dies."""
+    workers: int = Field(1, ge=1)
+    """Workers of the stages that need no model."""
+    overrides: dict[str, dict[str, Any]] = {}
+    """By node name: settings of `engine`, `trainer`, `forward`, `rows_per_shard` or `workers` that differ there."""
+
+    def at(self, node: str) -> "Profile":
+        """The profile as it applies to one node."""
+        return _merge(self, self.overrides[node]) if node in self.overrides else self
+
+
+def _choice(folder: str, kind: str) -> Choice:
+    from pipeline.plugin import parse
+
+    return parse(folder, kind)
+
+
+def _merge(profile: Profile, changes: dict[str, Any]) -> Profile:
+    body = plain(profile)
+    for section, value in changes.items():
+        if isinstance(value, dict) and "kind" not in value:
+            value = {**body[section], **value}
+        body[section] = value
+    return Profile.model_validate(body)
+
+
+def plain(profile: Profile) -> dict[str, Any]:
+    """The profile as the YAML it could have been read from."""
+    def choice(picked: Choice) -> dict[str, Any]:
+        return {"kind": picked.kind, **picked.config.model_dump(mode="json")}
+
+    return {
+        **profile.model_dump(mode="json", exclude={"executor", "engine", "trainer"}),
+        **{name: choice(getattr(profile, name)) for name in ("executor", "engine", "trainer")},
+    }
+
+
+def load(path: Path) -> Profile:
+    return Profile.model_validate(yaml.safe_load(path.read_text()))

@@ -1,0 +1,124 @@
+"""What a command line asks for: which recipe, which profile, which run folder, which address in it.
+
+Knows nothing of terminals. Everything that a user can misspell here is a Refusal with the near miss.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from pydantic import ValidationError
+
+from pipeline import profile as profiles
+from pipeline import recipe as recipes
+from pipeline.errors import Problems, Refusal
+from pipeline.plugin import explain, unknown
+from pipeline.profile import Profile
+from pipeline.recipe import Recipe
+from pipeline.run import PROFILE, RECIPE
+
+RUNS = Path("runs")
+"""Where runs are, unless --runs says otherwise."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A recipe, a profile and the run folder that they are for."""
+
+    recipe: Recipe
+    profile: Profile
+    folder: Path
+
+
+def asked(
+    recipe: str, *, profile: str | None, changes: list[str], rounds: int | None, name: str | None, runs: Path | None
+) -> Asked:
+    """Read what `rematch run RECIPE` and `rematch plan RECIPE` were given.
+
+    `recipe` is a shipped name, a YAML path, or a run folder, whose recorded recipe and profile then count.
+    """
+    origin = Path(recipe)
+    if (origin / RECIPE).is_file():
+        source, recorded = origin / RECIPE, origin / PROFILE
+    else:
+        if origin.is_dir():
+            raise Refusal(f"{recipe}: is a folder without a {RECIPE}, so it is not a run; {_runs_in(origin)}")
+        source, recorded = recipes.find(recipe, "recipes"), None
+    for_profile = [change.removeprefix("profile.") for change in changes if change.startswith("profile.")]
+    for_recipe = [change for change in changes if not change.startswith("profile.")]
+    if rounds is not None:
+        for_recipe.append(f"rounds={rounds}")
+    body = recipes.read(source)
+    for change in for_recipe:
+        body = recipes.set_value(body, change)
+    made = recipes.make(body, str(source))
+    place = recorded if recorded is not None and profile is None else recipes.find(profile or "laptop", "profiles")
+    folder = (runs or (origin.parent if recorded else RUNS)) / (name or (origin.name if recorded else made.name))
+    return Asked(made, profile_of(place, for_profile), folder)
+
+
+def profile_of(path: Path, changes: list[str]) -> Profile:
+    """The profile in a YAML file, with `a.b=c` changes applied. Raises Problems that name every field at fault."""
+    body = recipes.read(path)
+    for section in ("executor", "engine", "trainer"):
+        if isinstance(body.get(section), str):
+            body[section] = {"kind": body[section]}
+    for section in ("executor", "forward", "overrides"):
+        body.setdefault(section, {"kind": "inline"} if section == "executor" else {})
+    for change in changes:
+        try:
+            body = recipes.set_value(body, change)
+        except Refusal as error:
+            raise Refusal(str(error).replace("--set ", "--set profile.", 1)) from None
+    try:
+        return Profile.model_validate(body)
+    except ValidationError as error:
+        raise Problems([f"{path}: {problem}" for problem in explain(error, Profile)]) from None
+
+
+def recorded(folder: Path) -> Asked:
+    """A run as it was last started."""
+    made = recipes.make(recipes.read(folder / RECIPE), str(folder / RECIPE))
+    return Asked(made, profile_of(folder / PROFILE, []), folder)
+
+
+def find_run(text: str) -> Path:
+    """The run folder that `text` names: a path, or the name of a run in ./runs."""
+    folder, address = locate(text)
+    if address:
+        raise Refusal(f"{text}: names '{address}' inside the run {folder}; name the run alone here")
+    return folder
+
+
+def locate(text: str) -> tuple[Path, str]:
+    """Split `runs/demo/round-02/pairs` into the run's folder and the address in it (empty for the run itself)."""
+    for path in (Path(text), RUNS / text):
+        for folder in (path, *path.parents):
+            if (folder / RECIPE).is_file():
+                return folder, path.relative_to(folder).as_posix().removeprefix(".")
+    raise Refusal(f"{text}: is not a run; {_runs_in(RUNS)}")
+
+
+def _runs_in(folder: Path) -> str:
+    names = sorted(path.parent.as_posix() for path in folder.glob(f"*/{RECIPE}"))
+    return f"runs here: {', '.join(names)}" if names else f"there are none in {folder}/ yet, and `rematch run demo` makes one"
+
+
+def section_of(address: str, recipe: Recipe) -> tuple[str, str]:
+    """The round folder and the node (empty for a whole round) that an address names. `2` and `round-2` mean `round-02`."""
+    folder, _, node = address.strip("/").partition("/")
+    number = folder.removeprefix("round-")
+    if number.isdigit():
+        folder = f"round-{int(number):02d}"
+    known = [name for name, _, _ in recipes.sections(recipe)]
+    if folder not in known:
+        raise Refusal(f"{address}: {unknown('round', folder, known)}")
+    nodes = list(recipe.start if folder == "start" else recipe.round)
+    if node and node not in nodes:
+        raise Refusal(f"{address}: {unknown('node', node, nodes)}")
+    return folder, node
+
+
+def plain(value: Any) -> dict[str, Any]:
+    """A mapping, whatever was found where one is expected."""
+    return cast(dict[str, Any], value) if isinstance(value, dict) else {}

@@ -1,0 +1,237 @@
+"""Run what is missing. A run is a folder of artifacts; its status is computed from them and stored nowhere."""
+
+import fcntl
+import json
+import os
+import shutil
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import yaml
+
+from pipeline import artifact, profile as profiles, recipe as recipes
+from pipeline.artifact import CorruptArtifact
+from pipeline.build import Context
+from pipeline.errors import Problems, Refusal
+from pipeline.plan import Step, dependents, plan
+from pipeline.profile import Profile
+from pipeline.recipe import Recipe
+
+RECIPE, PROFILE, LOCK, ATTIC = "recipe.yaml", "profile.yaml", "LOCK", "attic"
+
+State = Literal["done", "missing", "stale", "corrupt"]
+
+
+@dataclass(frozen=True)
+class Status:
+    state: State
+    why: str = ""
+    """What changed, or what is damaged."""
+    root: bool = True
+    """False if it is stale only because something that it reads is."""
+
+
+def status(steps: list[Step], run: Path, *, verify: bool = False) -> dict[str, Status]:
+    """The state of every step, by address. `verify` re-hashes every file instead of comparing sizes."""
+    found: dict[str, Status] = {}
+    digests: dict[str, str] = {}
+    for step in steps:
+        found[step.address] = _status(step, run, found, digests, verify)
+    return found
+
+
+def _status(step: Step, run: Path, found: dict[str, Status], digests: dict[str, str], verify: bool) -> Status:
+    try:
+        have = artifact.read(step.folder(run), verify=verify)
+        if have is not None and verify and hasattr(step.module, "verify"):
+            step.module.verify(have)
+    except CorruptArtifact as error:
+        return Status("corrupt", str(error))
+    if have is None:
+        return Status("missing")
+    digests[step.address] = have.manifest.digest
+    if have.manifest.key != step.key:
+        changes = difference(have.manifest.identity, step.identity)
+        own = [change for change in changes if not change.startswith("inputs.")]
+        if own:
+            return Status("stale", "; ".join(own))
+        behind = [address for address in step.reads if found[address].state == "stale"]
+        if behind:
+            return Status("stale", f"reads {', '.join(behind)}", root=False)
+        return Status("stale", "reads other nodes than it did")
+    for slot, addresses in step.inputs.items():
+        # An input that is missing now cannot have changed what was made from it.
+        now = [digests.get(address) for address in addresses]
+        if any(was != is_ for was, is_ in zip(have.manifest.inputs[slot], now, strict=True) if is_ is not None):
+            return Status("stale", f"its input '{slot}' was rebuilt since, with other bytes")
+    return Status("done")
+
+
+def difference(old: Any, new: Any, at: str = "") -> list[str]:
+    """What changed between two values of plain data, a line for each leaf: `judge.kind: 'length' -> 'pairrm'`."""
+    if not (isinstance(old, dict) and isinstance(new, dict)):
+        return [] if old == new else [f"{at or 'value'}: {_short(old)} -> {_short(new)}"]
+    before, after = cast(dict[str, Any], old), cast(dict[str, Any], new)
+    changes: list[str] = []
+    for name in sorted(before.keys() | after.keys()):
+        # "settings." says nothing to a reader of the recipe.
+        here = name if not at else at if name == "settings" else f"{at}.{name}"
+        here = "" if not at and name == "settings" else here
+        absent = "(default)"
+        changes += difference(before.get(name, absent), after.get(name, absent), here)
+    return changes
+
+
+def _short(value: Any) -> str:
+    text = value if value == "(default)" else repr(value)
+    return text if len(text) < 80 else f"{text[:77]}..."
+
+
+def check(steps: list[Step], run: Path, *, verify: bool = False) -> dict[str, Status]:
+    """Like `status`, but raises Problems where something is stale or corrupt, saying how to go on."""
+    found = status(steps, run, verify=verify)
+    bad = {address: each for address, each in found.items() if each.state in ("stale", "corrupt")}
+    if bad:
+        followers = sum(not each.root for each in bad.values())
+        lines = [f"{address}: is {each.state}: {each.why}" for address, each in bad.items() if each.root]
+        first = next((address for address, each in bad.items() if each.root), next(iter(bad)))
+        also = f" {followers} more that read them are stale too." if followers else ""
+        lines.append(
+            f"{run}: nothing was run.{also} To keep what is there, run under another name (--run), or fork."
+            f" To replace it: `rematch run ... --from {first}`; what is replaced moves to {run / ATTIC}."
+        )
+        raise Problems(lines)
+    return found
+
+
+def run(recipe: Recipe, profile: Profile, folder: Path, *, start_at: str | None = None, context: Context | None = None) -> list[str]:
+    """Build every missing step of a recipe in `folder`, and return the addresses that were built.
+
+    `start_at` (`round-02` or `round-02/pairs`) first retires that part and whatever reads it.
+    Raises Refusal for anything the user can mend; finished shards and checkpoints are kept.
+    """
+    steps = plan(recipe, profile)
+    with locked(folder):
+        if start_at:
+            retire(folder, affected(steps, start_at))
+        states = check(steps, folder)
+        record(recipe, profile, folder)
+        todo = [step for step in steps if states[step.address].state == "missing"]
+        context = context or Context(run=folder, profile=profile)
+        profile.executor.module.execute(profile.executor.config, todo, context)
+    return [step.address for step in todo]
+
+
+def affected(steps: list[Step], start_at: str) -> list[str]:
+    """The addresses that `--from` names, with everything that reads them."""
+    addresses = [step.address for step in steps]
+    roots = {a for a in addresses if a == start_at}
+    if not roots:
+        folders = sorted({a.split("/")[0] for a in addresses})
+        if start_at not in folders:
+            raise Refusal(f"--from {start_at}: the recipe has no such round or step; rounds: {', '.join(folders)}")
+        roots = {a for a in addresses if start_at == "start" or (a >= start_at and not a.startswith("start/"))}
+    return dependents(steps, roots)
+
+
+def retire(folder: Path, addresses: list[str]) -> list[str]:
+    """Move artifacts and their drafts to the attic; returns the addresses that had something to move."""
+    attic = folder / ATTIC / time.strftime("%Y%m%d-%H%M%S")
+    while attic.exists():
+        attic = attic.with_name(attic.name + "x")
+    moved: list[str] = []
+    for address in addresses:
+        path = folder / address
+        for each in (path, *path.parent.glob(f".{path.name}.*")):
+            if each.exists():
+                target = attic / each.relative_to(folder)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                os.rename(each, target)
+                moved.append(address)
+    return list(dict.fromkeys(moved))
+
+
+def fork(origin: Path, folder: Path, *, at: int, changes: list[str]) -> tuple[Recipe, list[str]]:
+    """Make a new run that shares, by hard link, every artifact of `origin` that its changed recipe still asks for.
+
+    Changes apply from round `at` on. Returns the new recipe and the addresses that are shared.
+    """
+    if folder.exists():
+        raise Refusal(f"{folder}: exists already; choose another name for the fork")
+    body = recipes.read(origin / RECIPE)
+    for change in changes:
+        body = recipes.set_value(body, change, from_round=at)
+    recipe = recipes.make({**body, "name": folder.name}, str(folder))
+    profile = recorded(origin)[1]
+    shared: list[str] = []
+    with locked(folder):
+        record(recipe, profile, folder)
+        for step in plan(recipe, profile):
+            have = artifact.read(step.folder(origin))
+            if have is not None and have.manifest.key == step.key:
+                _link(have.path, step.folder(folder))
+                shared.append(step.address)
+    return recipe, shared
+
+
+def _link(source: Path, target: Path) -> None:
+    part = target.with_name(f".{target.name}.linking")
+    shutil.rmtree(part, ignore_errors=True)
+    shutil.copytree(source, part, copy_function=os.link)
+    os.rename(part, target)
+    artifact.sync(target.parent)
+
+
+def record(recipe: Recipe, profile: Profile, folder: Path) -> None:
+    """Put the recipe and the profile into the run, so that it explains itself. What they replace moves to the attic."""
+    for name, body in ((RECIPE, recipe.model_dump(mode="json")), (PROFILE, profiles.plain(profile))):
+        text = yaml.safe_dump(body, sort_keys=False, allow_unicode=True)
+        path = folder / name
+        if path.exists() and path.read_text() != text:
+            old = folder / ATTIC / f"{time.strftime('%Y%m%d-%H%M%S')}-{artifact.digest_of(path)[:8]}-{name}"
+            old.parent.mkdir(exist_ok=True)
+            os.replace(path, old)
+        if not path.exists():
+            artifact.write_file(path, text.encode())
+
+
+def recorded(folder: Path) -> tuple[Recipe, Profile]:
+    """The recipe and profile that a run was last started with."""
+    if not (folder / RECIPE).is_file():
+        runs = sorted(path.parent.name for path in folder.parent.glob(f"*/{RECIPE}"))
+        raise Refusal(f"{folder}: is not a run; runs beside it: {', '.join(runs) or 'none'}")
+    recipe = recipes.make(recipes.read(folder / RECIPE), str(folder / RECIPE))
+    return recipe, profiles.load(folder / PROFILE)
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold a run for this process alone. The kernel frees it when the process ends, however it ends."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = (folder / LOCK).open("a+")
+    except OSError as error:
+        raise Refusal(f"{folder}: cannot be written ({error.strerror}); check its permissions, or choose another --runs folder") from None
+    with handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            handle.seek(0)
+            raise Refusal(f"{folder}: is held by {_holder(handle.read())}; wait for it, or end it") from None
+        handle.truncate(0)
+        handle.write(json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}))
+        handle.flush()
+        yield
+
+
+def _holder(text: str) -> str:
+    try:
+        who = json.loads(text)
+        return f"process {who['pid']} on {who['host']}, since {who['since']}"
+    except (ValueError, KeyError):
+        return "another process, which has only just started"

@@ -1,0 +1,1 @@
+"""Profiles that come with rematch, one YAML file a kind of machine."""

@@ -1,0 +1,23 @@
+"""Sources are where prompts (and demonstrations) come from. Each file beside this one is one source.
+
+A source module has `VERSION`, `Config` and
+
+    read(config, seed: int) -> Iterator[Record]
+
+lazily, in a fixed order. What is malformed is a Refusal that says where (file and line, or column).
+"""
+
+from dataclasses import dataclass, field
+
+from engines import Message
+
+
+@dataclass(frozen=True)
+class Record:
+    """One prompt, and what its source knows of it."""
+
+    prompt: tuple[Message, ...]
+    meta: dict[str, object] = field(default_factory=dict[str, object])
+    """Must be JSON; `answer` is what checkers look for."""
+    response: str | None = None
+    """A demonstration, where the source has one."""
