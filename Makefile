@@ -44,7 +44,7 @@ test-real: $(VENV)/.real    ## the slower tests, on real vLLM, Ray, DeepSpeed an
 check: $(VENV)/.dev    ## lint, types, and generated docs up to date
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/pyright
+	$(BIN)/pyright --pythonpath $(BIN)/python
 
 bench: $(VENV)/.real   ## every figure that the docs quote
 	for file in benchmarks/[a-z]*.py; do $(BIN)/python $$file || exit 1; done

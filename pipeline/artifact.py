@@ -11,7 +11,7 @@ import fcntl
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -114,7 +114,7 @@ def draft_folder(path: Path, key: str) -> Path:
 
 
 @contextmanager
-def draft(path: Path, key: str) -> Iterator[Draft]:
+def draft(path: Path, key: str) -> Generator[Draft]:
     """The draft of the artifact at `path`, held by this process alone. Raises Refusal if another process has it."""
     if path.exists():
         raise Refusal(f"{path}: exists already; an artifact is never overwritten, `rematch retire` it first")
@@ -149,6 +149,11 @@ def publish(
     sync(path.parent)
     shutil.rmtree(made.out.parent)
     return Artifact(path, manifest)
+
+
+def sweep(path: Path, key: str) -> None:
+    """Remove what is left of the draft of a published artifact, if its process died before it could."""
+    shutil.rmtree(draft_folder(path, key), ignore_errors=True)
 
 
 def write_file(path: Path, data: bytes) -> None:

@@ -1,6 +1,6 @@
 """Extension points are folders: the file name is the registration.
 
-`kind: pairrm` under a field typed `Plugin("judges")` imports `judges.pairrm` and validates the remaining keys
+`kind: pairrm` under a field marked `Picks("judges")` imports `judges.pairrm` and validates the remaining keys
 with that module's `Config`. A dotted kind (`mylab.judges.safety`) is imported as it stands. Plugin modules
 must import heavy libraries inside functions: planning a run needs every `Config` and no torch.
 """
@@ -14,7 +14,8 @@ from functools import cache
 from types import ModuleType
 from typing import Annotated, Any, cast, get_origin
 
-from pydantic import BaseModel, ConfigDict, PlainSerializer, PlainValidator, ValidationError, WithJsonSchema, model_validator
+from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationError, model_validator
+from pydantic_core import CoreSchema, core_schema
 
 FOLDERS = ("stages", "judges", "objectives", "engines", "trainers", "rules", "sources", "pipeline.executors")
 
@@ -147,11 +148,20 @@ def references(config: BaseModel) -> Iterator[tuple[str, Reads, tuple[str, ...]]
                 yield name, marker, () if value is None else (value,) if isinstance(value, str) else tuple(value)
 
 
-def Plugin(folder: str) -> Any:  # noqa: N802 - reads as a type in a Config
-    """The type of a field that picks a plugin from `folder`."""
-    return Annotated[
-        Choice,
-        PlainValidator(lambda value: parse(folder, value)),
-        PlainSerializer(dump),
-        WithJsonSchema({"x-plugin": folder}),
-    ]
+@dataclass(frozen=True)
+class Picks:
+    """Marks a `Config` field as picking a plugin: `judge: Annotated[Choice, Picks("judges")]`."""
+
+    folder: str
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_plain_validator_function(
+            lambda value: parse(self.folder, value), serialization=core_schema.plain_serializer_function_ser_schema(dump)
+        )
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        return {"x-plugin": self.folder}
+
+
+def Plugin(folder: str) -> Any:  # noqa: N802
+    return Annotated[Choice, Picks(folder)]

@@ -1,12 +1,12 @@
 """A profile says where and how fast a recipe runs, never what comes out. It bears no identity."""
 
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import yaml
 from pydantic import Field
 
-from pipeline.plugin import Choice, Plugin, Settings
+from pipeline.plugin import Choice, Picks, Settings, parse
 
 
 class Forward(Settings):
@@ -14,31 +14,31 @@ class Forward(Settings):
 
     device: str = "cpu"
     """torch device of each worker, such as `cpu` or `cuda`."""
-    dtype: str = Field("float32", pattern="^(float32|bfloat16|float16)$")
+    dtype: str = Field(default="float32", pattern="^(float32|bfloat16|float16)$")
     """Weights and activations; keep the trainer's, or references and policy disagree."""
-    tokens_per_batch: int = Field(2048, ge=1)
+    tokens_per_batch: int = Field(default=2048, ge=1)
     """Padded tokens of one batch: small on a CPU, large on a GPU. Changes speed only."""
-    replicas: int = Field(1, ge=1)
+    replicas: int = Field(default=1, ge=1)
     """Workers."""
-    gpu_fraction: float = Field(0.0, ge=0)
+    gpu_fraction: float = Field(default=0.0, ge=0)
     """GPUs of each worker."""
-    cpus: float = Field(1.0, gt=0)
+    cpus: float = Field(default=1.0, gt=0)
     """CPU cores of each worker."""
 
 
 class Profile(Settings):
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
-    executor: Plugin("pipeline.executors") = Field(default_factory=lambda: _choice("pipeline.executors", "inline"))
+    executor: Annotated[Choice, Picks("pipeline.executors")] = Field(default_factory=lambda: parse("pipeline.executors", "inline"))
     """Where steps run."""
-    engine: Plugin("engines")
+    engine: Annotated[Choice, Picks("engines")]
     """What generates text."""
-    trainer: Plugin("trainers")
+    trainer: Annotated[Choice, Picks("trainers")]
     """What trains."""
-    forward: Forward = Forward()
+    forward: Forward = Field(default_factory=Forward)
     """What scores."""
-    rows_per_shard: int = Field(256, ge=1)
+    rows_per_shard: int = Field(default=256, ge=1)
     """Rows that are lost at most per worker when a process dies."""
-    workers: int = Field(1, ge=1)
+    workers: int = Field(default=1, ge=1)
     """Workers of the stages that need no model."""
     overrides: dict[str, dict[str, Any]] = {}
     """By node name: settings of `engine`, `trainer`, `forward`, `rows_per_shard` or `workers` that differ there."""
@@ -46,12 +46,6 @@ class Profile(Settings):
     def at(self, node: str) -> "Profile":
         """The profile as it applies to one node."""
         return _merge(self, self.overrides[node]) if node in self.overrides else self
-
-
-def _choice(folder: str, kind: str) -> Choice:
-    from pipeline.plugin import parse
-
-    return parse(folder, kind)
 
 
 def _merge(profile: Profile, changes: dict[str, Any]) -> Profile:

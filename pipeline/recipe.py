@@ -121,10 +121,10 @@ def at_round(node: Any, round: int | None) -> Any:
 
 def _at(value: Any, round: int) -> Any:
     if isinstance(value, dict) and set(cast(dict[str, Any], value)) == {"by_round"}:
-        choices = cast(list[Any], value["by_round"])
+        choices = cast(Any, value["by_round"])
         if not isinstance(choices, list) or not choices:
             raise ValueError(f"by_round holds {choices!r}; it takes a list with a value for each round")
-        return choices[min(round, len(choices)) - 1]
+        return choices[min(round, len(cast(list[Any], choices))) - 1]
     return value
 
 

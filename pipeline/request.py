@@ -3,6 +3,7 @@
 Knows nothing of terminals. Everything that a user can misspell here is a Refusal with the near miss.
 """
 
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -28,6 +29,8 @@ class Asked:
     recipe: Recipe
     profile: Profile
     folder: Path
+    command: str
+    """What builds it."""
 
 
 def asked(
@@ -54,11 +57,15 @@ def asked(
     made = recipes.make(body, str(source))
     place = recorded if recorded is not None and profile is None else recipes.find(profile or "laptop", "profiles")
     folder = (runs or (origin.parent if recorded else RUNS)) / (name or (origin.name if recorded else made.name))
-    return Asked(made, profile_of(place, for_profile), folder)
+    given = (("--profile", profile), ("--rounds", rounds), ("--run", name), ("--runs", runs), *(("--set", change) for change in changes))
+    words = [word for option, value in given if value is not None for word in (option, str(value))]
+    return Asked(made, profile_of(place, for_profile), folder, shlex.join(["rematch", "run", recipe, *words]))
 
 
 def profile_of(path: Path, changes: list[str]) -> Profile:
     """The profile in a YAML file, with `a.b=c` changes applied. Raises Problems that name every field at fault."""
+    if not path.is_file():
+        raise Refusal(f"{path}: is missing; `rematch run {path.parent} --profile NAME` records a profile again")
     body = recipes.read(path)
     for section in ("executor", "engine", "trainer"):
         if isinstance(body.get(section), str):
@@ -79,7 +86,7 @@ def profile_of(path: Path, changes: list[str]) -> Profile:
 def recorded(folder: Path) -> Asked:
     """A run as it was last started."""
     made = recipes.make(recipes.read(folder / RECIPE), str(folder / RECIPE))
-    return Asked(made, profile_of(folder / PROFILE, []), folder)
+    return Asked(made, profile_of(folder / PROFILE, []), folder, shlex.join(["rematch", "run", str(folder)]))
 
 
 def find_run(text: str) -> Path:

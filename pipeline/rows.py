@@ -107,17 +107,19 @@ class Writer:
         self._close()
 
     def _write(self, rows: int) -> None:
-        if self._file is None:
-            path = self._folder / f"data-{self._files:05d}.parquet"
-            self._file = pq.ParquetWriter(path, self._schema, compression="zstd", write_page_checksum=True)
-            self._files += 1
+        file = self._file = self._file or self._open()
         joined = pa.concat_tables(self._pending) if self._pending else self._schema.empty_table()
-        self._file.write_table(joined.slice(0, rows).combine_chunks(), row_group_size=GROUP_ROWS)
+        file.write_table(joined.slice(0, rows).combine_chunks(), row_group_size=GROUP_ROWS)
         self._pending = [joined.slice(rows)] if joined.num_rows > rows else []
         self._pending_rows -= rows
         self._file_rows += rows
         if self._file_rows >= FILE_ROWS:
             self._close()
+
+    def _open(self) -> pq.ParquetWriter:
+        path = self._folder / f"data-{self._files:05d}.parquet"
+        self._files += 1
+        return pq.ParquetWriter(path, self._schema, compression="zstd", write_page_checksum=True)
 
     def _close(self) -> None:
         if self._file is not None:

@@ -6,7 +6,7 @@ import os
 import shutil
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -121,6 +121,9 @@ def run(recipe: Recipe, profile: Profile, folder: Path, *, start_at: str | None 
             retire(folder, affected(steps, start_at))
         states = check(steps, folder)
         record(recipe, profile, folder)
+        for step in steps:
+            if states[step.address].state == "done":
+                artifact.sweep(step.folder(folder), step.key)
         todo = [step for step in steps if states[step.address].state == "missing"]
         context = context or Context(run=folder, profile=profile)
         profile.executor.module.execute(profile.executor.config, todo, context)
@@ -168,10 +171,11 @@ def fork(origin: Path, folder: Path, *, at: int, changes: list[str]) -> tuple[Re
         body = recipes.set_value(body, change, from_round=at)
     recipe = recipes.make({**body, "name": folder.name}, str(folder))
     profile = recorded(origin)[1]
+    steps = plan(recipe, profile)  # before anything is made, so that a slip in `changes` leaves no folder behind
     shared: list[str] = []
     with locked(folder):
         record(recipe, profile, folder)
-        for step in plan(recipe, profile):
+        for step in steps:
             have = artifact.read(step.folder(origin))
             if have is not None and have.manifest.key == step.key:
                 _link(have.path, step.folder(folder))
@@ -210,7 +214,7 @@ def recorded(folder: Path) -> tuple[Recipe, Profile]:
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path) -> Generator[None]:
     """Hold a run for this process alone. The kernel frees it when the process ends, however it ends."""
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -4,7 +4,9 @@ A source module has `VERSION`, `Config` and
 
     read(config, seed: int) -> Iterator[Record]
 
-lazily, in a fixed order. What is malformed is a Refusal that says where (file and line, or column).
+lazily, in a fixed order. What is malformed is a Refusal that says where (file and line, or column). It may have
+
+    origin(config) -> dict[str, object]      # which bytes were read, such as a digest or a commit; kept as a fact
 """
 
 from dataclasses import dataclass, field

@@ -1,0 +1,406 @@
+"""The `rematch` command: what can be typed, and how it ends.
+
+Exit codes: 0 fine, 1 a bug (traceback), 2 a refusal (one message, the user can mend it), 130 and 143 when ended
+by Ctrl-C or SIGTERM. Only typer is imported here; each command imports what it needs, so that help is instant.
+"""
+
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, Any
+
+import typer
+
+from pipeline.errors import Problems, Refusal
+
+app = typer.Typer(
+    name="rematch",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Iterative self-play preference optimisation: rounds that resume, and keep their data.\n\n"
+    "Start with `rematch run demo`, then `rematch show runs/demo`. Exit codes: 0 fine, 1 a bug, 2 something that you can mend.",
+)
+
+Run = Annotated[str, typer.Argument(metavar="RUN", help="A run: its folder, or the name of one in ./runs.")]
+Recipe = Annotated[str, typer.Argument(metavar="RECIPE", help="The name of a shipped recipe, a YAML file, or a run folder (its recorded recipe and profile).")]
+Profile = Annotated[str | None, typer.Option("--profile", "-p", metavar="NAME|FILE", help="Where to run. Default: laptop, or what the run recorded.")]
+Sets = Annotated[list[str], typer.Option("--set", "-s", metavar="A.B=C", help="Change a setting, such as round.policy.learning_rate=1.0e-4 or seed=1; `profile.` changes the profile.")]
+Rounds = Annotated[int | None, typer.Option("--rounds", metavar="N", min=0, help="As --set rounds=N.")]
+From = Annotated[str | None, typer.Option("--from", metavar="WHERE", help="Build this round or step again, such as round-02 or round-02/pairs, and all that reads it. What is replaced moves to the attic.")]
+Name = Annotated[str | None, typer.Option("--run", metavar="NAME", help="Name of the run. Default: the recipe's.")]
+Runs = Annotated[Path | None, typer.Option("--runs", metavar="DIR", help="Folder of the runs. Default: runs.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout, and nothing else there.")]
+
+
+class Interrupted(BaseException):
+    """The process was asked to end. Not an Exception, so that no cleanup mistakes it for a failure."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+        self.go_on = ""
+
+
+def main() -> None:
+    """The entry point of the `rematch` command."""
+    sys.exit(call(sys.argv[1:]))
+
+
+def call(arguments: list[str]) -> int:
+    """Run one command line and return its exit code; messages are on stderr by then."""
+    for name, value in (("VLLM_NO_USAGE_STATS", "1"), ("DO_NOT_TRACK", "1"), ("RAY_USAGE_STATS_ENABLED", "0"), ("HF_HUB_DISABLE_TELEMETRY", "1"), ("HF_HUB_DISABLE_PROGRESS_BARS", "1")):
+        os.environ.setdefault(name, value)
+    try:
+        with _signals():
+            app(arguments, prog_name="rematch")
+            sys.stdout.flush()
+        return 0
+    except SystemExit as end:
+        return _exit_code(end.code)
+    except Interrupted as stop:
+        return _interrupted(stop.number, stop.go_on)
+    except Problems as error:
+        _say(*(f"rematch: {problem}" for problem in error.problems))
+        return 2
+    except Refusal as error:
+        _say(f"rematch: {error}")
+        return 2
+    except BrokenPipeError:
+        from pipeline.views.screen import BROKEN_PIPE, hush
+
+        hush()
+        return BROKEN_PIPE
+    except Exception:  # noqa: BLE001 - the one place where a bug becomes an exit code; the traceback is shown
+        import traceback
+
+        traceback.print_exc()
+        _say("rematch: this is a bug; finished parts are kept. Please report it with the traceback above and `rematch --version`.")
+        return 1
+
+
+def _exit_code(code: Any) -> int:
+    # Ray's handler of SIGTERM takes the place of ours, and ends the process with the bare number of the signal.
+    return _interrupted(signal.SIGTERM, "") if code == signal.SIGTERM else code if isinstance(code, int) else 0 if code is None else 1
+
+
+def _interrupted(number: int, go_on: str) -> int:
+    _say("rematch: interrupted; finished parts are kept." + (f" `{go_on}` goes on." if go_on else ""))
+    return 128 + number
+
+
+def _say(*lines: str) -> None:
+    from pipeline.views.screen import safe
+
+    for line in lines:
+        sys.stderr.write(safe(line) + "\n")
+    sys.stderr.flush()
+
+
+@contextmanager
+def _signals() -> Iterator[None]:
+    """Ctrl-C and SIGTERM end the command in order; a second one ends it at once."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        signal.signal(number, signal.SIG_DFL)
+        raise Interrupted(number)
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from pipeline.build import commit, versions
+
+        typer.echo(", ".join(f"{name} {version}" for name, version in {**versions(), "commit": commit() or "none"}.items()))
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print versions, for a report.")] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def run(
+    recipe: Recipe, profile: Profile = None, sets: Sets = [], rounds: Rounds = None, start_at: From = None,  # noqa: B006
+    name: Name = None, runs: Runs = None, json: Json = False,
+) -> None:  # fmt: skip
+    """Build what is missing of a recipe's rounds. Stop it when you like: the same command goes on.
+
+    Example: `rematch run demo --rounds 1`, then `rematch run runs/demo --rounds 3`
+    """
+    from pipeline import request
+    from pipeline import run as runner
+    from pipeline.plan import plan
+    from pipeline.run import RECIPE, affected
+    from pipeline.views import progress, screen
+    from pipeline.views import rounds as view
+
+    asked = request.asked(recipe, profile=profile, changes=sets, rounds=rounds, name=name, runs=runs)
+    steps = plan(asked.recipe, asked.profile)
+    again = affected(steps, start_at) if start_at else []
+    out = screen.screen(stderr=json)
+    try:
+        with progress.watching(asked, steps, again, out) as context:
+            built = runner.run(asked.recipe, asked.profile, asked.folder, start_at=start_at, context=context)
+    except Interrupted as stop:
+        stop.go_on = f"rematch run {asked.folder}" if (asked.folder / RECIPE).is_file() else ""
+        raise
+    data = {**view.collect(asked), "built": built}
+    if json:
+        screen.emit(data)
+    else:
+        screen.show(view.ended(data, out.width))
+
+
+@app.command()
+def plan(
+    recipe: Recipe, profile: Profile = None, sets: Sets = [], rounds: Rounds = None, start_at: From = None,  # noqa: B006
+    name: Name = None, runs: Runs = None,
+    graph: Annotated[bool, typer.Option("--graph", help="Show nodes and arrows instead of a table.")] = False,
+    json: Json = False,
+) -> None:  # fmt: skip
+    """Show the steps of a recipe, what exists of them, and an estimate of the rest. Runs nothing.
+
+    Example: `rematch plan sppo --profile 8-gpu`, or `rematch plan runs/demo --set round.policy.learning_rate=1.0e-4`
+    """
+    from pipeline import request
+    from pipeline.views import planned, screen
+
+    asked = request.asked(recipe, profile=profile, changes=sets, rounds=rounds, name=name, runs=runs)
+    data = planned.collect(asked, start_at)
+    if json:
+        screen.emit(data)
+    else:
+        screen.show(planned.graph(data) if graph else planned.render(data, screen.screen().width))
+
+
+@app.command()
+def status(run: Run, json: Json = False) -> None:
+    """Show what a run has, by node and round, and who is building it.
+
+    Example: `rematch status runs/demo`
+    """
+    from pipeline import request
+    from pipeline.views import screen
+    from pipeline.views import status as view
+
+    asked = request.recorded(request.find_run(run))
+    data = view.collect(asked)
+    if json:
+        screen.emit(data)
+    else:
+        screen.show(view.render(data, asked, screen.screen().width))
+
+
+@app.command()
+def show(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="A run, or a path into one, such as runs/demo/round-02/pairs.")],
+    where: Annotated[str, typer.Argument(metavar="WHERE", help="A round (round-02) or an artifact (round-02/pairs).")] = "",
+    count: Annotated[int, typer.Option("--rows", "-n", metavar="N", min=0, help="How many rows.")] = 3,
+    at: Annotated[str | None, typer.Option("--id", metavar="ID", help="The rows whose id, or prompt's id, starts so.")] = None,
+    best: Annotated[int | None, typer.Option("--best", metavar="N", min=1, help="The rows with the largest score gap.")] = None,
+    worst: Annotated[int | None, typer.Option("--worst", metavar="N", min=1, help="The rows with the smallest score gap.")] = None,
+    whole: Annotated[bool, typer.Option("--all", help="List every file and version.")] = False,
+    json: Json = False,
+) -> None:
+    """Look inside: a run, a round, or an artifact with its rows.
+
+    Example: `rematch show runs/demo round-02/pairs --best 3`
+    """
+    from pipeline import request
+    from pipeline.views import rounds, screen
+    from pipeline.views import show as view
+
+    folder, inside = request.locate(run)
+    asked = request.recorded(folder)
+    address = "/".join(part for part in (inside, where.strip("/")) if part)
+    width = screen.screen().width
+    section, node = request.section_of(address, asked.recipe) if address else ("", "")
+    if node:
+        data = view.collect(asked, f"{section}/{node}", count=count, at=at, best=best, worst=worst)
+        page = view.render(data, asked, whole=whole)
+    else:
+        data = rounds.collect(asked, section or None)
+        page = rounds.render_round(data) if section else rounds.render(data, width)
+    if json:
+        screen.emit(data)
+    else:
+        screen.show(page)
+
+
+@app.command()
+def diff(
+    left: Annotated[str, typer.Argument(metavar="A", help="A run, or a round of one, such as runs/demo/round-01.")],
+    right: Annotated[str, typer.Argument(metavar="B", help="Another one.")],
+    json: Json = False,
+) -> None:
+    """Show what differs between two runs, or two rounds: settings, facts, and whose pairs changed.
+
+    Example: `rematch diff runs/demo/round-01 runs/demo/round-02`
+    """
+    from pipeline import request
+    from pipeline.views import diff as view
+    from pipeline.views import screen
+
+    sides: list[tuple[request.Asked, str]] = []
+    for text in (left, right):
+        folder, inside = request.locate(text)
+        asked = request.recorded(folder)
+        section, node = request.section_of(inside, asked.recipe) if inside else ("", "")
+        if node:
+            raise Refusal(f"{text}: is one artifact; give two runs, or two rounds such as {folder}/{section}")
+        sides.append((asked, section))
+    if bool(sides[0][1]) != bool(sides[1][1]):
+        raise Refusal(f"{left} and {right}: one is a run and the other a round; give two of a kind")
+    data = view.collect(sides[0][0], sides[1][0], sides[0][1], sides[1][1])
+    if json:
+        screen.emit(data)
+    else:
+        screen.show(view.render(data))
+
+
+@app.command()
+def fork(
+    run: Run,
+    new: Annotated[str, typer.Argument(metavar="NEW", help="Name of the new run (beside the old one), or a path.")],
+    at: Annotated[str, typer.Option("--at", metavar="ROUND", help="The first round that changes, such as round-02.")],
+    sets: Sets = [],  # noqa: B006
+    json: Json = False,
+) -> None:
+    """Make a new run that shares everything before a round; only what the change touches is built.
+
+    Example: `rematch fork runs/demo demo-beta --at round-02 --set round.policy.objective.beta=0.5`
+    """
+    from pipeline import request
+    from pipeline.views import change, screen
+
+    data = change.fork(request.find_run(run), new, at, sets)
+    if json:
+        screen.emit(data)
+    else:
+        screen.show(change.render_fork(data))
+
+
+@app.command()
+def verify(run: Run, json: Json = False) -> None:
+    """Hash every file of a run again and compare it with its manifest. Exit code 2 if bytes have changed.
+
+    Example: `rematch verify runs/demo`
+    """
+    from pipeline import request
+    from pipeline.views import screen
+    from pipeline.views import status as view
+
+    asked = request.recorded(request.find_run(run))
+    with screen.screen(stderr=True).status("hashing"):
+        data = view.collect(asked, verify=True)
+    if json:
+        screen.emit(data)
+    else:
+        screen.show(view.render_verified(data))
+    if data["counts"].get("corrupt"):
+        raise typer.Exit(2)
+
+
+@app.command()
+def retire(
+    run: Run,
+    where: Annotated[list[str], typer.Argument(metavar="WHERE...", help="Rounds or steps, such as round-02 or round-02/pairs.")],
+    json: Json = False,
+) -> None:
+    """Move rounds or steps to the run's attic, so that the next run builds them again. Deletes nothing.
+
+    Example: `rematch retire runs/demo round-03 round-02/report`
+    """
+    from pipeline import request
+    from pipeline.views import change, screen
+
+    data = change.retire(request.recorded(request.find_run(run)), where)
+    if json:
+        screen.emit(data)
+    else:
+        screen.show(change.render_retired(data))
+
+
+@app.command()
+def plugins(
+    folder: Annotated[str, typer.Argument(metavar="FOLDER", help="stages, judges, objectives, engines, trainers, rules, sources or executors.")] = "",
+    json: Json = False,
+) -> None:
+    """List the plugins: stages, judges, objectives and so on. A file in its folder is all that a plugin needs.
+
+    Example: `rematch plugins judges`
+    """
+    from pipeline.views import listed, screen
+
+    data = listed.collect(folder)
+    if json:
+        screen.emit(data)
+    else:
+        screen.show(listed.render(data))
+
+
+@app.command()
+def schema(
+    what: Annotated[str, typer.Argument(metavar="recipe|profile", help="Whose schema.")] = "recipe",
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print the recipe reference as Markdown instead.")] = False,
+) -> None:
+    """Print the JSON schema of recipes or profiles, for editors.
+
+    Example: `rematch schema recipe > recipe.schema.json`
+    """
+    from pipeline.views import schema as view
+    from pipeline.views import screen
+
+    if what not in ("recipe", "profile"):
+        raise Refusal(f"schema {what}: there is no such schema; say recipe or profile")
+    if markdown:
+        sys.stdout.write(view.reference_markdown())
+    else:
+        screen.emit(view.recipe_schema() if what == "recipe" else view.profile_schema())
+
+
+@app.command()
+def export(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="A run, or a path into one, such as runs/demo/round-02/pairs.")],
+    where: Annotated[str, typer.Argument(metavar="WHERE", help="An artifact, such as round-02/pairs.")] = "",
+    to: Annotated[Path, typer.Option("--to", metavar="FILE.jsonl|FOLDER", help="A new file or folder; nothing is overwritten.")] = Path(),
+    json: Json = False,
+) -> None:
+    """Copy a table out of a run: JSON lines, or a folder of Parquet that `datasets.load_dataset` reads.
+
+    Example: `rematch export runs/demo round-02/pairs --to pairs.jsonl`
+    """
+    from pipeline import request
+    from pipeline.views import export as view
+    from pipeline.views import screen
+
+    folder, inside = request.locate(run)
+    asked = request.recorded(folder)
+    section, node = request.section_of("/".join(part for part in (inside, where) if part), asked.recipe)
+    if not node:
+        raise Refusal(f"{run} {where}: names no artifact; give one, such as {section}/pairs")
+    if to == Path():
+        raise Refusal("--to: is missing; name a new FILE.jsonl or FOLDER")
+    data = view.export(asked, f"{section}/{node}", to)
+    if json:
+        screen.emit(data)
+    else:
+        screen.show(f"{data['rows']:,} rows of {data['table']} from {data['from']} to {data['to']}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,141 @@
+"""vLLM itself, on whatever device its build is for: the engine contract, the numbers against a plain forward, and its known traps."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from engines import _canary, vllm
+from tests import engine_contract as contract
+from tests.engine_contract import ask
+from tests.models import tiny_llama
+
+pytestmark = pytest.mark.real
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+CONFIG = vllm.Config(
+    device=DEVICE, dtype="float32", kv_cache_gib=0.25, threads=1 if DEVICE == "cpu" else None, max_num_seqs=64, own_process=False
+)
+
+
+def _with_canary(folder: Path) -> Path:
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    sequences = _canary.sequences(model.config.vocab_size)
+    _canary.write(folder, sequences, _canary.measure(model, sequences))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """The template writes the BOS, and the tokenizer would write a second one."""
+    return _with_canary(tiny_llama(tmp_path_factory.mktemp("vllm") / "bos", bos=True))
+
+
+@pytest.fixture(scope="module")
+def engine(folder):
+    before = dict(os.environ)
+    began = time.perf_counter()
+    with vllm.open(CONFIG, folder, seed=0) as opened:
+        print(f"\nfirst engine ready after {time.perf_counter() - began:.1f} s")
+        yield opened
+    assert dict(os.environ) == before, "the environment is given back as it was"
+    assert torch.set_num_threads.__name__ == "set_num_threads" and "vllm" not in str(torch.set_num_threads.__module__)
+    assert not torch.distributed.is_initialized()
+
+
+def test_what_is_sampled_comes_back(engine, folder):
+    contract.what_is_sampled_comes_back(engine, folder, bos=True, tolerance=1e-3)
+
+
+def test_greedy(engine, folder):
+    contract.greedy_is_the_most_likely_token(engine, folder)
+
+
+def test_a_seed_is_a_sample(engine):
+    contract.a_seed_is_a_sample(engine)
+
+
+@pytest.mark.parametrize("settings", [{}, {"temperature": 0.6}, {"top_p": 0.7}, {"top_k": 9}])
+def test_sampling_follows_its_distribution(engine, folder, settings):
+    contract.sampling_follows_its_distribution(engine, folder, **settings)
+
+
+def test_order_stop_options_and_context(engine, folder):
+    contract.order_and_lengths_are_kept(engine)
+    contract.a_stop_text_ends_a_response(engine)
+    contract.options_are_scored(engine, folder, tolerance=1e-3)
+    contract.a_unicode_prompt_is_fine(engine)
+
+
+def test_common_beginnings_are_cached(engine):
+    """Blocks are 128 tokens on a CPU: a shared system prompt longer than that is computed once."""
+    head = "be brief. " * 30
+    engine.complete([ask(head + f"question {i}", max_new_tokens=1) for i in range(4)])
+    (again,) = engine.complete([ask(head + "question 9", max_new_tokens=1)])
+    assert again.cached_tokens >= 128 and len(again.prompt_token_ids) > 300
+
+
+def test_seeded_prompts_beyond_one_steps_budget(engine):
+    """A seeded request whose prompt was split into chunks killed the CPU engine: 64 prompts of 400 tokens exceed any step."""
+    requests = [ask(chr(97 + i % 26) * 400, n=2, max_new_tokens=3, seed=i) for i in range(64)]
+    assert all(len(completion.responses) == 2 for completion in engine.complete(requests))
+
+
+def test_an_engine_that_failed_is_started_anew(engine):
+    """One bad request can leave vLLM's core dead or its scheduler torn: nothing of an engine that raised is used again."""
+    from vllm.exceptions import VLLMValidationError
+
+    (before,) = engine.complete([ask("a", max_new_tokens=5, seed=4)])
+    failed = engine._held[0]
+    with pytest.raises(VLLMValidationError, match="top_p"):
+        engine.complete([ask("a", max_new_tokens=1), ask("b", top_p=3.0)])
+    (after,) = engine.complete([ask("a", max_new_tokens=5, seed=4)])
+    assert engine._held[0] is not failed
+    assert after.responses[0].token_ids == before.responses[0].token_ids
+
+
+def test_reload_weights_of_tied_embeddings_is_what_the_canary_is_for(tmp_path):
+    """`reload_weights` keeps the old output layer when it is tied to the embeddings. If this fails, vLLM has mended it."""
+    folder = _with_canary(tiny_llama(tmp_path / "tied", tied=True, seed=1))
+    other = _with_canary(tiny_llama(tmp_path / "next", tied=True, seed=2))
+    with vllm.open(CONFIG, folder, seed=0) as opened:
+        llm = opened._held[0]
+        llm.collective_rpc("reload_weights", kwargs={"weights_path": str(other)})
+        sequences, stored = _canary.read(other)  # type: ignore[misc]
+        gap = _canary.difference(stored, vllm.prompt_logprobs(llm, sequences))
+        print(f"\ntied embeddings after reload_weights: log-probabilities differ by up to {gap:.3g}")
+        with pytest.raises(_canary.WrongWeights, match="tolerance 0.05"):
+            _canary.check(other, vllm.prompt_logprobs(llm, sequences), _canary.TOLERANCE["float32"])
+
+
+def test_memory_comes_back(tmp_path):
+    """A gibibyte of keys and values is taken and given back, twice, in one process, and no process is left."""
+    folder = _with_canary(tiny_llama(tmp_path / "model"))
+    code = (
+        "import sys, pathlib\n"
+        "from engines import vllm, _reaper\n"
+        "from tests.engine_contract import ask\n"
+        "def rss(): return int(open('/proc/self/statm').read().split()[1]) // 256\n"
+        "if __name__ == '__main__':\n"
+        f"    config = vllm.Config(device='{DEVICE}', dtype='float32', kv_cache_gib=1, own_process=False)\n"
+        "    for _ in range(2):\n"
+        "        with vllm.open(config, pathlib.Path(sys.argv[1]), seed=0) as engine:\n"
+        "            engine.complete([ask('a', max_new_tokens=1)])\n"
+        "            opened = rss()\n"
+        "        print(opened, rss())\n"
+        "    import os\n"
+        "    print(len(_reaper.descendants({os.getpid()}, _reaper._table())))\n"
+    )
+    root = Path(vllm.__file__).parent.parent
+    done = subprocess.run([sys.executable, "-c", code, str(folder)], capture_output=True, text=True, cwd=root, timeout=600)
+    assert done.returncode == 0, done.stderr[-3000:]
+    lines = done.stdout.split("\n")
+    (opened_1, closed_1), (opened_2, closed_2) = ([int(v) for v in line.split()] for line in lines[-4:-2])
+    if DEVICE == "cpu":
+        assert opened_1 - closed_1 > 900 and opened_2 - closed_2 > 900
+        assert closed_2 - closed_1 < 200, f"MiB kept: {closed_2 - closed_1}"
+    assert lines[-2] == "0"
