@@ -32,7 +32,9 @@ def publish(draft: artifact.Draft, path: Path) -> Artifact:
     return artifact.publish(draft, path, key="0" * 32, identity={}, inputs={}, facts={}, provenance={})
 
 
-def tools(path: Path, *, round: int | None = 1, seed: int = 7, inputs: dict[str, tuple[Artifact, ...]] | None = None, **changes: Any) -> Tools:
+def tools(
+    path: Path, *, round: int | None = 1, seed: int = 7, inputs: dict[str, tuple[Artifact, ...]] | None = None, **changes: Any
+) -> Tools:
     """The tools of a step that is built at `path`; `changes` are the profile's."""
     work = path.with_name(path.name + ".work")
     work.mkdir(parents=True, exist_ok=True)
@@ -40,11 +42,15 @@ def tools(path: Path, *, round: int | None = 1, seed: int = 7, inputs: dict[str,
     return Tools(address, seed, round, inputs or {}, work, profile(**changes), InlinePool())
 
 
-def build(path: Path, stage: str, settings: dict[str, Any], inputs: dict[str, Artifact | list[Artifact]] | None = None, **kwargs: Any) -> Artifact:
+def build(
+    path: Path, stage: str, settings: dict[str, Any], inputs: dict[str, Artifact | list[Artifact]] | None = None, **kwargs: Any
+) -> Artifact:
     """Run one stage and publish what it made; reference fields are filled in with their own names."""
     module = load("stages", stage)
     slots = {name: tuple(value) if isinstance(value, list) else (value,) for name, value in (inputs or {}).items()}
-    named = {name: [name] * len(value) if isinstance((inputs or {})[name], list) else name for name, value in slots.items() if "." not in name}
+    named = {
+        name: [name] * len(value) if isinstance((inputs or {})[name], list) else name for name, value in slots.items() if "." not in name
+    }
     config = module.Config.model_validate({**named, **settings})
     used = tools(path, inputs=slots, **kwargs)
     with artifact.draft(path, "0" * 32) as draft:

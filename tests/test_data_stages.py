@@ -339,7 +339,10 @@ def test_a_report_over_many_row_groups(tmp_path):
 
 
 def test_other_prompts_are_refused(tmp_path):
-    sides = {"candidates": _candidates(tmp_path / "mine", {"a": ["1"], "b": ["1"]}), "against": _candidates(tmp_path / "other", {"b": ["1"]})}
+    sides = {
+        "candidates": _candidates(tmp_path / "mine", {"a": ["1"], "b": ["1"]}),
+        "against": _candidates(tmp_path / "other", {"b": ["1"]}),
+    }
     with pytest.raises(Refusal, match=r"answer different prompts \(1 of 2 have no counterpart, 0 of 1 the other way\)"):
         build(tmp_path / "report", "evaluate", {"judge": "length"}, sides)
 

@@ -14,7 +14,12 @@ from tests.steps import folder, tools
 GROUPS = [
     Group("a", ({"role": "user", "content": "2 + 2?"},), ("4", "five", "", "4"), {"answer": "4"}),
     Group("one", ({"role": "user", "content": "say hi"},), ("hi",), {"answer": "hi"}),
-    Group("unicode", ({"role": "system", "content": "Kürze"}, {"role": "user", "content": "漢字"}), ("漢字 é", "ß\u200d👩‍🚀", " \n"), {"answer": "漢字 é"}),
+    Group(
+        "unicode",
+        ({"role": "system", "content": "Kürze"}, {"role": "user", "content": "漢字"}),
+        ("漢字 é", "ß\u200d👩‍🚀", " \n"),
+        {"answer": "漢字 é"},
+    ),
     Group("bare", ({"role": "user", "content": "no answer is known"},), ("yes", "no"), {}),
     Group("ties", ({"role": "user", "content": "x"},), ("same", "same", "same"), {"answer": "other"}),
 ]

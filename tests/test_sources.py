@@ -23,7 +23,9 @@ def _jsonl(tmp_path, *lines: str, **settings):
 def test_jsonl_reads_texts_and_messages(tmp_path):
     messages = [{"role": "system", "content": "be kind"}, {"role": "user", "content": "hi 漢字"}]
     rows = [{"question": "2 + 2?", "answer": "4", "level": 1}, {"question": messages, "answer": None, "level": 2}]
-    found = _jsonl(tmp_path, json.dumps(rows[0]), "", json.dumps(rows[1], ensure_ascii=False), column="question", answer="answer", keep=["level"])
+    found = _jsonl(
+        tmp_path, json.dumps(rows[0]), "", json.dumps(rows[1], ensure_ascii=False), column="question", answer="answer", keep=["level"]
+    )
     assert [list(r.prompt) for r in found] == [prompt("2 + 2?"), messages]
     assert [r.meta for r in found] == [{"answer": "4", "level": 1}, {"answer": None, "level": 2}]
     assert found[0].response is None
@@ -123,7 +125,11 @@ def test_letters_is_right_where_it_is_not_corrupt():
 
 def test_letters_is_the_same_whatever_the_seed_and_longer_counts_go_on():
     config = letters.Config(count=50, corrupt=0.5)
-    assert list(letters.read(config, 0)) == list(letters.read(config, 1)) == list(islice(letters.read(letters.Config(count=99, corrupt=0.5), 0), 50))
+    assert (
+        list(letters.read(config, 0))
+        == list(letters.read(config, 1))
+        == list(islice(letters.read(letters.Config(count=99, corrupt=0.5), 0), 50))
+    )
     assert list(letters.read(letters.Config(count=50, corrupt=0.5, offset=1), 0)) != list(letters.read(config, 0))
 
 

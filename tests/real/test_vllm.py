@@ -1,6 +1,7 @@
 """vLLM itself, on whatever device its build is for: the engine contract, the numbers against a plain forward, and its known traps."""
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -10,7 +11,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from engines import _canary, vllm
+from engines import _canary, _reaper, _vllm_process, vllm
+from pipeline.errors import Refusal
 from tests import engine_contract as contract
 from tests.engine_contract import ask
 from tests.models import tiny_llama
@@ -98,6 +100,12 @@ def test_an_engine_that_failed_is_started_anew(engine):
     assert after.responses[0].token_ids == before.responses[0].token_ids
 
 
+@pytest.mark.skipif(DEVICE != "cpu", reason="wants the build for CPUs")
+def test_the_wrong_build_is_refused(folder):
+    with pytest.raises(Refusal, match="`device: cuda`, but the installed vLLM .* runs on 'cpu'; set the profile's engine.device"):
+        _vllm_process.start(vllm.Config(), folder, 0)
+
+
 def test_reload_weights_of_tied_embeddings_is_what_the_canary_is_for(tmp_path):
     """`reload_weights` keeps the old output layer when it is tied to the embeddings. If this fails, vLLM has mended it."""
     folder = _with_canary(tiny_llama(tmp_path / "tied", tied=True, seed=1))
@@ -139,3 +147,43 @@ def test_memory_comes_back(tmp_path):
         assert opened_1 - closed_1 > 900 and opened_2 - closed_2 > 900
         assert closed_2 - closed_1 < 200, f"MiB kept: {closed_2 - closed_1}"
     assert lines[-2] == "0"
+
+
+def test_a_killed_owner_leaves_no_engine_behind(tmp_path):
+    """`kill -9` of a parent left vLLM's core and its workers alive, holding the GPU's memory."""
+    folder = tiny_llama(tmp_path / "model")
+    script = tmp_path / "owner.py"
+    script.write_text(
+        "import pathlib, sys, time\n"
+        "from engines import vllm\n"
+        "from tests.engine_contract import ask\n"
+        "if __name__ == '__main__':\n"
+        f"    config = vllm.Config(device='{DEVICE}', dtype='float32', kv_cache_gib=0.25, own_process=True, threads=1)\n"
+        "    with vllm.open(config, pathlib.Path(sys.argv[1]), seed=0) as engine:\n"
+        "        engine.complete([ask('a', max_new_tokens=1)])\n"
+        "        print('open', flush=True)\n"
+        "        time.sleep(600)\n"
+    )
+    root = str(Path(vllm.__file__).parent.parent)
+    with (tmp_path / "log").open("w") as log:
+        owner = subprocess.Popen(
+            [sys.executable, str(script), str(folder)],
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+            env={**os.environ, "PYTHONPATH": root},
+        )
+    assert owner.stdout is not None
+    try:
+        while (line := owner.stdout.readline()) and line != "open\n":
+            pass
+        assert line == "open\n", (tmp_path / "log").read_text()[-3000:]
+        started = _reaper.descendants({owner.pid}, _reaper._table())
+        assert len(started) >= 2, "a core, at least, and the reaper"
+    finally:
+        os.kill(owner.pid, signal.SIGKILL)
+        owner.wait()
+    until = time.monotonic() + 20
+    while left := {pid for pid, since in started if _reaper._table().get(pid, (0, ""))[1] == since}:
+        assert time.monotonic() < until, f"left behind: {left}"
+        time.sleep(0.2)

@@ -1,0 +1,87 @@
+"""A scripted engine: answers come from a list, or are made up from the seed; no model is loaded.
+
+For trying out recipes and for tests of everything around generation. Token ids are the UTF-8 bytes of the text, and
+256 ends a turn. A run made with it can never pass as real: SCRIPTED marks its keys.
+"""
+
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from math import exp, log
+from pathlib import Path
+
+from pydantic import Field
+
+from engines import Completion, Request, Response
+from engines._draws import mix
+from pipeline.plugin import Settings
+from pipeline.tools import Placement
+
+VERSION = 1
+SCRIPTED = True
+END = 256
+"""Token id of the end of a turn."""
+WORDS = ("the", "old", "fox", "a", "quiet", "river", "answers", "many", "open", "questions", "before", "noon", "with", "patience")
+
+
+class Config(Settings):
+    responses: tuple[str, ...] = ()
+    """Answers to pick from by seed; `{prompt}` and `{sample}` stand for the last message and the sample's number. Empty: made-up words."""
+    max_words: int = Field(12, ge=1)
+    """Most words of a made-up answer; lengths are spread evenly from 1."""
+    replicas: int = Field(1, ge=1)
+    """Worker processes."""
+
+
+class Canned:
+    """An open engine that reads answers from a script."""
+
+    tokenizer = "canned-bytes-v1"
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._made_up = tuple(_sentence(mix(i, 1), config.max_words) for i in range(4096))
+
+    def complete(self, requests: Sequence[Request]) -> list[Completion]:
+        return [self._one(request) for request in requests]
+
+    def _one(self, request: Request) -> Completion:
+        prompt_ids = tuple("\n".join(f"{m['role']}: {m['content']}" for m in request.messages).encode())
+        if request.options:
+            return Completion(prompt_ids, (), option_logprobs=_preferences(request))
+        return Completion(prompt_ids, tuple(self._response(request, sample) for sample in range(request.n)))
+
+    def _response(self, request: Request, sample: int) -> Response:
+        pick = mix(request.seed, 0 if request.temperature == 0 else sample)
+        script = self._config.responses
+        if script:
+            text = script[pick % len(script)].replace("{sample}", str(sample)).replace("{prompt}", request.messages[-1]["content"])
+        else:
+            text = self._made_up[pick % 4096]
+        for end in request.stop:
+            text = text.partition(end)[0]
+        ids = (*text.encode(), END)
+        if len(ids) > request.max_new_tokens:
+            ids = ids[: request.max_new_tokens]
+            return Response(bytes(ids).decode(errors="ignore"), ids, (-1.0,) * len(ids), "length")
+        return Response(text, ids, (-1.0,) * len(ids), "stop")
+
+
+def _sentence(state: int, max_words: int) -> str:
+    return " ".join(WORDS[mix(state, i) % len(WORDS)] for i in range(1 + state % max_words))
+
+
+def _preferences(request: Request) -> tuple[float, ...]:
+    """A distribution over the options that depends on the seed alone."""
+    weights = [exp(mix(request.seed, i) % 1000 / 250) for i in range(len(request.options))]
+    return tuple(log(weight / sum(weights)) for weight in weights)
+
+
+@contextmanager
+def open(config: Config, model: Path, *, seed: int) -> Generator[Canned, None, None]:
+    """The engine. `model` is not read, and may hold no weights."""
+    yield Canned(config)
+
+
+def placement(config: Config) -> Placement:
+    """Workers without GPUs."""
+    return Placement(workers=config.replicas)

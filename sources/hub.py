@@ -1,0 +1,80 @@
+"""Prompts from a dataset of the Hugging Face hub (huggingface.co/docs/datasets), at one commit.
+
+A recipe that is to read the same rows next year pins `revision`; without it, the newest commit is read and
+kept as a fact. Code from the hub is never run.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from typing import Any
+
+from pydantic import Field
+
+from pipeline.errors import Refusal
+from pipeline.plugin import unknown
+from sources import Record
+from sources._records import Fields, record
+
+VERSION = 1
+
+
+class Config(Fields):
+    dataset: str
+    """Its id, such as `openai/gsm8k`."""
+    revision: str | None = Field(None, pattern=r"^[0-9a-f]{40}$")
+    """The full commit hash, as the dataset's page shows under "Files and versions"; if not given, the newest."""
+    name: str | None = None
+    """Its configuration, where it has several."""
+    split: str = "train"
+    """Its split."""
+
+
+def read(config: Config, seed: int) -> Iterator[Record]:
+    """The records of one split, in its order; downloaded to the hub's cache on first use."""
+    rows = _load(config)
+    names: list[str] = list(rows.column_names)
+    where = f"{config.dataset} ({config.split})"
+    for name in config.columns:
+        if name not in names:
+            raise Refusal(f"{where}: {unknown('column', name, names)}; name the source's fields as the dataset has them")
+    if not len(rows):
+        raise Refusal(f"{where}: holds no rows; name another split")
+    for at, row in enumerate(rows.select_columns(config.columns)):
+        yield record(config, row, f"{where}, row {at}")
+
+
+def origin(config: Config) -> dict[str, object]:
+    """Which commit was read."""
+    return {"dataset": config.dataset, "revision": _revision(config)}
+
+
+@cache
+def _revision(config: Config) -> str:
+    if config.revision is not None:
+        return config.revision
+    import huggingface_hub
+
+    with _refused(config):
+        return str(huggingface_hub.HfApi().dataset_info(config.dataset).sha)
+
+
+def _load(config: Config) -> Any:
+    try:
+        import datasets
+    except ModuleNotFoundError:
+        raise Refusal("source hub: the library `datasets` is not installed; `pip install rematch[cpu]`, or use jsonl or parquet") from None
+    with _refused(config):
+        return datasets.load_dataset(config.dataset, config.name, split=config.split, revision=_revision(config))
+
+
+@contextmanager
+def _refused(config: Config) -> Iterator[None]:
+    from huggingface_hub.errors import HfHubHTTPError
+
+    try:
+        yield
+    # Its bases are OSError (not found, offline) and the error of whichever HTTP library this version of the hub's
+    # client uses (no network); ValueError is an unknown name or split.
+    except (*HfHubHTTPError.__bases__, ValueError) as error:
+        raise Refusal(f"{config.dataset}: cannot be loaded ({error}); check id, revision, split and network") from None

@@ -1,0 +1,63 @@
+"""Between Arrow columns and the Python values that judges and rules look at, whole columns at a time.
+
+Rows reach stages by the hundred thousand: what is not looked at stays in Arrow, and no row becomes a dict.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from itertools import accumulate, pairwise
+from typing import Any, cast
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from engines import Message
+from judges import Group
+
+Spans = list[tuple[int, int]]
+"""Where each row's items lie in the flattened column."""
+
+
+def flat(table: pa.Table, column: str) -> Any:
+    """The items of a list column as one array, rows joined."""
+    return table[column].combine_chunks().flatten()
+
+
+def spans(table: pa.Table, column: str) -> Spans:
+    """Where each row's items lie in `flat(table, column)`."""
+    lengths = pc.fill_null(pc.list_value_length(table[column]), 0).to_pylist()
+    return list(pairwise(accumulate(lengths, initial=0)))
+
+
+def rows_of(values: Sequence[Any], where: Spans) -> Iterator[tuple[Any, ...]]:
+    """The flattened values cut into rows again."""
+    for start, stop in where:
+        yield tuple(values[start:stop])
+
+
+def strings(responses: Any, name: str) -> list[str]:
+    """One text field of flattened responses; a null is the empty text."""
+    return cast(list[str], pc.fill_null(pc.struct_field(responses, name), "").to_pylist())
+
+
+def groups(table: pa.Table) -> list[Group]:
+    """What judges look at, for each row of a `candidates` table."""
+    texts = rows_of(strings(flat(table, "responses"), "text"), spans(table, "responses"))
+    metas = [json.loads(text) if text else {} for text in table["meta"].to_pylist()]
+    return [Group(*each) for each in zip(table["id"].to_pylist(), _prompts(table), texts, metas, strict=True)]
+
+
+def wins(table: pa.Table) -> list[tuple[tuple[float, ...], ...] | None]:
+    """The win tables of a `judged` table, K x K each, or None."""
+    inner = flat(table, "wins")
+    values = inner.flatten().to_numpy().tolist()
+    lengths = pc.list_value_length(inner).to_pylist()
+    lines = list(rows_of(values, list(pairwise(accumulate(lengths, initial=0)))))
+    known = pc.is_valid(table["wins"]).to_pylist()
+    return [line if is_known else None for line, is_known in zip(rows_of(lines, spans(table, "wins")), known, strict=True)]
+
+
+def _prompts(table: pa.Table) -> Iterator[tuple[Message, ...]]:
+    messages = flat(table, "prompt")
+    made = [{"role": r, "content": c} for r, c in zip(strings(messages, "role"), strings(messages, "content"), strict=True)]
+    return rows_of(made, spans(table, "prompt"))

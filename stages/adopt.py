@@ -1,0 +1,81 @@
+"""Takes in a model that exists already: a Hugging Face folder on this machine, or a hub repository at a pinned revision.
+
+Nothing is copied. What was adopted is recorded with the digests of its files, so that a later change can be noticed.
+"""
+
+import json
+import re
+from pathlib import Path
+
+from pydantic import Field
+
+from pipeline import artifact
+from pipeline.artifact import Artifact, Facts
+from pipeline.errors import Refusal
+from pipeline.model import ADOPTED
+from pipeline.plugin import Settings
+from pipeline.tools import Tools
+
+VERSION = 1
+MAKES = "model"
+WEIGHTS = ".safetensors"
+
+
+class Config(Settings):
+    model: str = Field(min_length=1)
+    """A folder (absolute, or starting with `.` or `~`), or a hub repository such as `org/name`."""
+    revision: str | None = None
+    """Hub only: a commit, tag or branch; it is resolved to a commit, which is what later rounds read."""
+
+
+def run(config: Config, inputs: dict[str, tuple[Artifact, ...]], out: Path, tools: Tools) -> Facts:
+    """Facts: where from, number and bytes of the files."""
+    path = Path(config.model).expanduser()
+    if path.is_dir():
+        record = _folder(path.resolve(), config)
+    elif config.model.startswith(("/", ".", "~")) or not re.fullmatch(r"[\w.-]+/[\w.-]+|[\w-]+", config.model):
+        raise Refusal(f"{tools.address}: there is no model folder {path}; check the path, or name a hub repository as 'org/name'")
+    else:
+        record = _hub(config.model, config.revision, tools.address)
+    artifact.write_file(out / ADOPTED, json.dumps(record, indent=2, sort_keys=True).encode())
+    told = {name: record[name] for name in ("from", "path", "repo", "revision") if name in record}
+    return {**told, "files": len(record["files"]), "bytes": record["bytes"]}
+
+
+def _folder(path: Path, config: Config) -> Facts:
+    if config.revision is not None:
+        raise Refusal(f"revision: {config.revision!r} says nothing about the folder {path}; leave it out")
+    if not (path / "config.json").is_file():
+        raise Refusal(f"{path}: has no config.json, so it is not a Hugging Face model folder; name the folder that holds one")
+    files = sorted(each for each in path.iterdir() if each.is_file() and not each.name.startswith("."))
+    if not any(each.name.endswith(WEIGHTS) for each in files):
+        raise Refusal(f"{path}: has no weights in safetensors, and pickled weights are not read; save the model again with `save_pretrained`")
+    return {
+        "from": "folder",
+        "path": str(path),
+        "files": {each.name: artifact.digest_of(each) for each in files},
+        "bytes": sum(each.stat().st_size for each in files),
+    }
+
+
+def _hub(repo: str, revision: str | None, address: str) -> Facts:
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled, RepositoryNotFoundError, RevisionNotFoundError
+    from httpx import HTTPError
+
+    where = f"{repo}@{revision or 'main'}"
+    try:
+        info = HfApi().model_info(repo, revision=revision, files_metadata=True)
+    except (RepositoryNotFoundError, RevisionNotFoundError) as error:
+        raise Refusal(f"{address}: the hub has no {where} ({_first(error)}), or it needs a token; check the name, or log in") from error
+    except (OfflineModeIsEnabled, HfHubHTTPError, HTTPError, OSError) as error:
+        raise Refusal(f"{address}: the hub cannot be asked for {where} ({_first(error)}); adopt a local folder instead") from error
+    files = {each.rfilename: (each.lfs.sha256 if each.lfs else each.blob_id) for each in info.siblings or []}
+    if "config.json" not in files or not any(name.endswith(WEIGHTS) for name in files):
+        raise Refusal(f"{address}: {where} has no config.json or no weights in safetensors; adopt another repository or revision")
+    # Digests here are the hub's own: SHA-256 of large files, git's hash of small ones.
+    return {"from": "hub", "repo": repo, "revision": info.sha, "files": files, "bytes": sum(each.size or 0 for each in info.siblings or [])}
+
+
+def _first(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

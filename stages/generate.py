@@ -1,0 +1,154 @@
+"""Sample responses from a model for every prompt: the self-play of the round (SPPO, arXiv:2405.00675, algorithm 1).
+
+Each prompt is asked once for `n` samples, with a seed made of the step's seed and the prompt's id, so that neither
+the order of the rows nor the number of workers shows in what comes out. Token ids and their summed untempered
+log-probability travel with the text. Knows no engine by name.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+from itertools import accumulate, chain
+from pathlib import Path
+from typing import Annotated, Any
+
+import pyarrow as pa
+from blake3 import blake3
+from pydantic import Field, model_validator
+
+from engines import Completion, Request
+from engines._chat import PromptTooLong
+from pipeline import rows
+from pipeline.artifact import Artifact, Facts
+from pipeline.errors import Refusal
+from pipeline.plugin import Reads, Settings
+from pipeline.tools import Tools
+
+VERSION = 1
+MAKES = "candidates"
+
+
+class Config(Settings):
+    model: Annotated[str, Reads("model")]
+    """The model that answers."""
+    prompts: Annotated[str, Reads("prompts")]
+    """What is asked."""
+    n: int = Field(5, ge=1)
+    """Samples per prompt."""
+    temperature: float = Field(1.0, ge=0, le=2)
+    """0 is greedy; above 2, where vLLM refuses, nothing is left of the model."""
+    top_p: float = Field(1.0, gt=0, le=1)
+    """Sample from the likeliest tokens that together have this probability."""
+    top_k: int = Field(0, ge=0)
+    """Sample from this many likeliest tokens; 0 is all."""
+    max_new_tokens: int = Field(512, ge=1)
+    """Longest response; what reaches it is kept, with finish_reason `length`."""
+    stop: tuple[str, ...] = ()
+    """Texts that end a response; the text is cut before them, the token ids are kept as sampled."""
+
+    @model_validator(mode="after")
+    def _samples_differ(self) -> "Config":
+        if self.temperature == 0 and self.n > 1:
+            raise ValueError(f"temperature 0 would give the same response n = {self.n} times; set n: 1, or a temperature above 0")
+        if "" in self.stop:
+            raise ValueError("stop: an empty text would end every response at once; leave it out")
+        return self
+
+
+def uses(config: Config) -> str:
+    """The profile's engine."""
+    return "engine"
+
+
+def estimate(config: Config, inputs: dict[str, int | None], round: int | None) -> dict[str, int | None]:
+    """One row per prompt; tokens are those of the longest possible responses."""
+    prompts = inputs["prompts"]
+    return {"rows": prompts, "tokens": None if prompts is None else prompts * config.n * config.max_new_tokens}
+
+
+def run(config: Config, inputs: dict[str, tuple[Artifact, ...]], out: Path, tools: Tools) -> Facts:
+    """Facts count what was sampled; `truncated` responses reached max_new_tokens or the end of the context."""
+    parts = tools.map(partial(_shard, config), inputs["prompts"][0], "candidates", out, uses="engine")
+    sums = {name: sum(part[name] for part in parts) for name in _COUNTS}
+    responses = sums["responses"]
+    return {
+        **sums,
+        "truncated_share": sums["truncated"] / responses if responses else 0.0,
+        "mean_length": sums["tokens"] / responses if responses else 0.0,
+        "tokenizer": ",".join(sorted({part["tokenizer"] for part in parts})) or None,
+    }
+
+
+_COUNTS = ("rows", "responses", "tokens", "prompt_tokens", "cached_tokens", "truncated", "empty")
+
+
+def _shard(config: Config, table: pa.Table, tools: Tools) -> tuple[pa.Table, Facts]:
+    engine = tools.engine("model")
+    ids = table["id"].to_pylist()
+    requests = [
+        Request(
+            messages=tuple(messages),
+            n=config.n,
+            temperature=config.temperature,
+            top_p=config.top_p,
+            top_k=config.top_k,
+            max_new_tokens=config.max_new_tokens,
+            seed=request_seed(tools.seed, id),
+            stop=config.stop,
+        )
+        for id, messages in zip(ids, table["prompt"].to_pylist(), strict=True)
+    ]
+    try:
+        completions: list[Completion] = engine.complete(requests)
+    except PromptTooLong as error:
+        raise Refusal(
+            f"{tools.address}: prompt {ids[error.index]!r} has {error.tokens} tokens and the context of the model holds {error.limit}, "
+            "which leaves no room for a response; shorten or drop it where the prompts are made, or use a model with a longer context"
+        ) from None
+    responses = [response for completion in completions for response in completion.responses]
+    facts = {
+        "rows": table.num_rows,
+        "responses": len(responses),
+        "tokens": sum(len(response.token_ids) for response in responses),
+        "prompt_tokens": sum(len(completion.prompt_token_ids) for completion in completions),
+        "cached_tokens": sum(completion.cached_tokens for completion in completions),
+        "truncated": sum(response.finish_reason == "length" for response in responses),
+        "empty": sum(not response.text.strip() for response in responses),
+        "tokenizer": engine.tokenizer,
+    }
+    return _candidates(table, completions, engine.tokenizer, tools.address), facts
+
+
+def request_seed(seed: int, id: str) -> int:
+    """The seed of one prompt: 62 bits, so that an engine may add a sample's number to it without overflow."""
+    return int.from_bytes(blake3(f"{seed}/{id}".encode()).digest(8)) >> 2
+
+
+def _candidates(table: pa.Table, completions: Sequence[Completion], tokenizer: str, source: str) -> pa.Table:
+    """The prompts with their completions. Built by columns: a million responses as Python structs would cost minutes."""
+    responses = [response for completion in completions for response in completion.responses]
+    total = len(responses)
+    fields: dict[str, Any] = {
+        "text": pa.array([response.text for response in responses], pa.string()),
+        "token_ids": _lists([response.token_ids for response in responses]),
+        "logprob": pa.array([sum(response.logprobs) for response in responses], pa.float64()),
+        "finish_reason": pa.array([response.finish_reason for response in responses], pa.string()),
+        "source": pa.repeat(pa.scalar(source), total),
+    }
+    structs = pa.StructArray.from_arrays(list(fields.values()), names=list(fields))
+    columns = {
+        "id": table["id"],
+        "prompt": table["prompt"],
+        "meta": table["meta"],
+        "prompt_token_ids": _lists([completion.prompt_token_ids for completion in completions]),
+        "tokenizer": pa.repeat(pa.scalar(tokenizer), table.num_rows),
+        "responses": pa.ListArray.from_arrays(_offsets([len(completion.responses) for completion in completions]), structs),
+    }
+    return pa.table(columns).cast(rows.TABLES["candidates"])
+
+
+def _lists(ids: Sequence[Sequence[int]]) -> pa.ListArray:
+    return pa.ListArray.from_arrays(_offsets([len(each) for each in ids]), pa.array(list(chain.from_iterable(ids)), pa.int32()))
+
+
+def _offsets(lengths: Sequence[int]) -> pa.Array:
+    return pa.array([0, *accumulate(lengths)], pa.int32())

@@ -1,0 +1,149 @@
+"""Makes training pairs of judged groups by a rule; groups that give none are counted by reason.
+
+Win rates and labels come from the judge's win table (SPPO, arXiv:2405.00675, section 4): `chosen_win_rate` is
+the mean of the chosen response's row, `label` is P(chosen beats rejected). A judge without a table leaves them null.
+"""
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from pydantic import Field
+
+from judges._winrates import win_rates
+from pipeline.artifact import Artifact, Facts
+from pipeline.errors import Refusal
+from pipeline.plugin import Plugin, Reads, Settings
+from pipeline.tools import Tools
+from rules import Judged, Pick
+from stages import _columns
+from stages._verdicts import ratio
+
+VERSION = 1
+MAKES = "pairs"
+
+
+class Config(Settings):
+    judged: Annotated[str, Reads("judged")]
+    """What to pair."""
+    rule: Plugin("rules")
+    """Which responses of a group make a pair."""
+    include_self: bool = True
+    """Whether a response's own 0.5 counts in its win rate, as in SPPO's code; without it, rates reach 0 and 1."""
+    min_pairs: int = Field(1, ge=1)
+    """The step fails if fewer pairs than this are made."""
+
+
+def estimate(config: Config, inputs: dict[str, int | None], round: int | None) -> dict[str, int | None]:
+    """At most one pair a group, if the rule makes one a group."""
+    return {"rows": inputs.get("judged"), "tokens": None}
+
+
+def run(config: Config, inputs: dict[str, tuple[Artifact, ...]], out: Path, tools: Tools) -> Facts:
+    parts = tools.map(partial(_shard, config), inputs["judged"][0], "pairs", out)
+    sums = {name: sum(part[name] for part in parts) for name in _SUMS}
+    reasons: dict[str, int] = {}
+    for part in parts:
+        for reason, count in part["dropped"].items():
+            reasons[reason] = reasons.get(reason, 0) + count
+    made = sums["rows"]
+    if made < config.min_pairs:
+        why = ", ".join(f"{count} {reason}" for reason, count in sorted(reasons.items())) or "no group was judged"
+        raise Refusal(
+            f"{tools.address}: rule '{config.rule.kind}' made {made} pairs of {sums['groups']} groups, at least {config.min_pairs} are "
+            f"needed ({why}); loosen the rule's filters, or look at the judge and the candidates"
+        )
+    facts: Facts = {"rows": made, "groups": sums["groups"], "paired": sums["paired"], "dropped": dict(sorted(reasons.items()))}
+    for name in _MEANS:
+        known = sums["rated"] if name in _RATED else sums["tokenised"] if name.endswith("_tokens") else made
+        facts[f"mean_{name}"] = ratio(sums[name], known)
+    return facts
+
+
+_MEANS = (
+    "chosen_characters", "rejected_characters", "chosen_tokens", "rejected_tokens", "score_gap",
+    "chosen_win_rate", "rejected_win_rate", "label",
+)  # fmt: skip
+_RATED = ("chosen_win_rate", "rejected_win_rate", "label")
+_SUMS = ("rows", "groups", "paired", "rated", "tokenised", *_MEANS)
+
+
+def _shard(config: Config, table: pa.Table, tools: Tools) -> tuple[pa.Table, Facts]:
+    responses, spans = _columns.flat(table, "responses"), _columns.spans(table, "responses")
+    wins = _columns.wins(table)
+    choose, rule = config.rule.module.choose, config.rule.config
+    rows: list[int] = []
+    picks: list[Pick] = []
+    dropped: dict[str, int] = {}
+    for row, group in enumerate(_groups(table, responses, spans, wins)):
+        picked, reason = choose(rule, group)
+        if picked:
+            rows.extend([row] * len(picked))
+            picks.extend(picked)
+        else:
+            dropped[reason or "unpaired"] = dropped.get(reason or "unpaired", 0) + 1
+    rates = [_rates(wins[row], pick, config.include_self) for row, pick in zip(rows, picks, strict=True)]
+    made = _pairs(table, responses, spans, rows, picks, rates, tools.round or 0)
+    return made, {**_sums(made), "groups": table.num_rows, "paired": len(set(rows)), "dropped": dropped}
+
+
+def _groups(table: pa.Table, responses: Any, spans: _columns.Spans, wins: Sequence[Any]) -> Iterator[Judged]:
+    columns = [_columns.rows_of(_columns.strings(responses, name), spans) for name in ("text", "finish_reason", "source")]
+    scores = _columns.rows_of(_columns.flat(table, "scores").to_pylist(), _columns.spans(table, "scores"))
+    for texts, finish_reasons, sources, row_scores, row_wins in zip(*columns, scores, wins, strict=True):
+        yield Judged(texts, finish_reasons, sources, row_scores, row_wins)
+
+
+def _rates(wins: Any, pick: Pick, include_self: bool) -> tuple[float | None, float | None, float | None]:
+    """Win rates of the chosen and the rejected response, and P(chosen beats rejected); None without a table."""
+    if wins is None:
+        return None, None, None
+    rates = win_rates(wins, include_self)
+    return rates[pick.chosen], rates[pick.rejected], wins[pick.chosen][pick.rejected]
+
+
+def _pairs(
+    table: pa.Table, responses: Any, spans: _columns.Spans, rows: list[int], picks: list[Pick], rates: list[Any], round: int
+) -> pa.Table:
+    """The pairs table: what was picked, taken out of the Arrow columns as it is."""
+    at = pa.array(rows, pa.int64())
+    ids = table["id"].take(at).to_pylist()
+    scores = _columns.flat(table, "scores")
+    made: dict[str, Any] = {
+        "id": pa.array([f"{i}.{round:02d}.{p.chosen}-{p.rejected}" for i, p in zip(ids, picks, strict=True)], pa.string()),
+        "prompt_id": pa.array(ids, pa.string()),
+        **{name: table[name].take(at) for name in ("prompt", "prompt_token_ids", "tokenizer")},
+        "label": pa.array([label for _, _, label in rates], pa.float64()),
+        "weight": pa.array(np.ones(len(rows))),
+        "source_round": pa.array(np.full(len(rows), round, np.int32)),
+    }
+    for side, name in enumerate(("chosen", "rejected")):
+        items = pa.array([spans[row][0] + getattr(pick, name) for row, pick in zip(rows, picks, strict=True)], pa.int64())
+        made[name] = _messages(pc.struct_field(responses, "text").take(items))
+        made[f"{name}_token_ids"] = pc.struct_field(responses, "token_ids").take(items)
+        made[f"{name}_score"] = scores.take(items)
+        made[f"{name}_win_rate"] = pa.array([rate[side] for rate in rates], pa.float64())
+    return pa.table(made)
+
+
+def _messages(texts: Any) -> pa.ListArray:
+    """Each text as a conversation of one assistant message."""
+    messages = pa.StructArray.from_arrays([pa.array(["assistant"] * len(texts), pa.string()), texts], ["role", "content"])
+    return pa.ListArray.from_arrays(pa.array(np.arange(len(texts) + 1, dtype=np.int32)), messages)
+
+
+def _sums(made: pa.Table) -> Facts:
+    def added(values: Any) -> float:
+        return pc.sum(values, min_count=0).as_py()
+
+    rows = made.num_rows
+    sums: Facts = {"rows": rows, "rated": rows - made["label"].null_count, "tokenised": rows - made["chosen_token_ids"].null_count}
+    for name in ("chosen", "rejected"):
+        sums[f"{name}_characters"] = added(pc.utf8_length(pc.struct_field(made[name].combine_chunks().flatten(), "content")))
+        sums[f"{name}_tokens"] = added(pc.list_value_length(made[f"{name}_token_ids"]))
+        sums[f"{name}_win_rate"] = added(made[f"{name}_win_rate"])
+    return {**sums, "score_gap": added(pc.subtract(made["chosen_score"], made["rejected_score"])), "label": added(made["label"])}
