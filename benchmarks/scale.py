@@ -71,7 +71,9 @@ def main() -> None:
         done = subprocess.run([sys.executable, __file__, "--one", str(prompts)], capture_output=True, text=True, check=True)
         found = json.loads(done.stdout.splitlines()[-1])
         rates = [found[f"{node}_rows"] / found[f"{node}_s"] for node in ("candidates", "judged", "pairs")]
-        print(f"{prompts:>8} " + " ".join(f"{rate:>9,.0f}" for rate in rates) + f"{found['peak_gb']:>18.2f} {found['outside_share']:>15.2%}")
+        print(
+            f"{prompts:>8} " + " ".join(f"{rate:>9,.0f}" for rate in rates) + f"{found['peak_gb']:>18.2f} {found['outside_share']:>15.2%}"
+        )
 
 
 if __name__ == "__main__":

@@ -69,9 +69,12 @@ def build(step: Step, context: Context, pool: Pool) -> Artifact:
         raise Refusal(_addressed(step.address, str(error))) from error
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or "No space left" in str(error):
-            raise Refusal(f"{step.address}: the disk is full below {context.run}; free some space and run again, finished parts are kept") from error
+            raise Refusal(
+                f"{step.address}: the disk is full below {context.run}; free some space and run again, finished parts are kept"
+            ) from error
         if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
-            raise Refusal(f"{step.address}: {error.filename or context.run} cannot be written ({error.strerror}); check its permissions") from error
+            where = error.filename or context.run
+            raise Refusal(f"{step.address}: {where} cannot be written ({error.strerror}); check its permissions") from error
         raise
     return made
 

@@ -1,21 +1,17 @@
-"""The `rematch` command: what can be typed, and how it ends.
+"""The `rematch` command: what can be typed. How it ends is in `endings`, what it prints in `views`.
 
-Exit codes: 0 fine, 1 a bug (traceback), 2 a refusal (one message, the user can mend it), 130 and 143 when ended
-by Ctrl-C or SIGTERM. Only typer is imported here; each command imports what it needs, so that help is instant.
+Only typer is imported here; each command imports what it needs, so that help is instant.
 """
 
 import os
-import signal
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from pipeline.errors import Problems, Refusal
+from pipeline.endings import Interrupted, bug, ended, listen
+from pipeline.errors import Refusal
 
 app = typer.Typer(
     name="rematch",
@@ -26,95 +22,42 @@ app = typer.Typer(
     "Start with `rematch run demo`, then `rematch show runs/demo`. Exit codes: 0 fine, 1 a bug, 2 something that you can mend.",
 )
 
+_RECIPE = "The name of a shipped recipe, a YAML file, or a run folder (its recorded recipe and profile)."
+_SET = "Change a setting, such as round.policy.learning_rate=1.0e-4 or seed=1; `profile.` changes the profile."
+_FROM = "Build this round or step again, such as round-02 or round-02/pairs, and all that reads it. What is replaced moves to the attic."
+_FOLDERS = "stages, judges, objectives, engines, trainers, rules, sources or executors."
+
 Run = Annotated[str, typer.Argument(metavar="RUN", help="A run: its folder, or the name of one in ./runs.")]
-Recipe = Annotated[str, typer.Argument(metavar="RECIPE", help="The name of a shipped recipe, a YAML file, or a run folder (its recorded recipe and profile).")]
-Profile = Annotated[str | None, typer.Option("--profile", "-p", metavar="NAME|FILE", help="Where to run. Default: laptop, or what the run recorded.")]
-Sets = Annotated[list[str], typer.Option("--set", "-s", metavar="A.B=C", help="Change a setting, such as round.policy.learning_rate=1.0e-4 or seed=1; `profile.` changes the profile.")]
+Inside = Annotated[str, typer.Argument(metavar="RUN", help="A run, or a path into one, such as runs/demo/round-02/pairs.")]
+Recipe = Annotated[str, typer.Argument(metavar="RECIPE", help=_RECIPE)]
+Profile = Annotated[
+    str | None, typer.Option("--profile", "-p", metavar="NAME|FILE", help="Where to run. Default: laptop, or what the run recorded.")
+]
+Sets = Annotated[list[str], typer.Option("--set", "-s", metavar="A.B=C", help=_SET)]
 Rounds = Annotated[int | None, typer.Option("--rounds", metavar="N", min=0, help="As --set rounds=N.")]
-From = Annotated[str | None, typer.Option("--from", metavar="WHERE", help="Build this round or step again, such as round-02 or round-02/pairs, and all that reads it. What is replaced moves to the attic.")]
+From = Annotated[str | None, typer.Option("--from", metavar="WHERE", help=_FROM)]
 Name = Annotated[str | None, typer.Option("--run", metavar="NAME", help="Name of the run. Default: the recipe's.")]
 Runs = Annotated[Path | None, typer.Option("--runs", metavar="DIR", help="Folder of the runs. Default: runs.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout, and nothing else there.")]
 
-
-class Interrupted(BaseException):
-    """The process was asked to end. Not an Exception, so that no cleanup mistakes it for a failure."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__(number)
-        self.number = number
-        self.go_on = ""
+# No library that a run loads may report home, or draw bars of its own between ours.
+_QUIET = ("VLLM_NO_USAGE_STATS", "DO_NOT_TRACK", "HF_HUB_DISABLE_TELEMETRY", "HF_HUB_DISABLE_PROGRESS_BARS")
 
 
 def main() -> None:
     """The entry point of the `rematch` command."""
-    sys.exit(call(sys.argv[1:]))
+    try:
+        sys.exit(call(sys.argv[1:]))
+    finally:
+        sys.excepthook = bug  # only now, because typer puts one of its own there
 
 
 def call(arguments: list[str]) -> int:
-    """Run one command line and return its exit code; messages are on stderr by then."""
-    for name, value in (("VLLM_NO_USAGE_STATS", "1"), ("DO_NOT_TRACK", "1"), ("RAY_USAGE_STATS_ENABLED", "0"), ("HF_HUB_DISABLE_TELEMETRY", "1"), ("HF_HUB_DISABLE_PROGRESS_BARS", "1")):
-        os.environ.setdefault(name, value)
-    try:
-        with _signals():
-            app(arguments, prog_name="rematch")
-            sys.stdout.flush()
-        return 0
-    except SystemExit as end:
-        return _exit_code(end.code)
-    except Interrupted as stop:
-        return _interrupted(stop.number, stop.go_on)
-    except Problems as error:
-        _say(*(f"rematch: {problem}" for problem in error.problems))
-        return 2
-    except Refusal as error:
-        _say(f"rematch: {error}")
-        return 2
-    except BrokenPipeError:
-        from pipeline.views.screen import BROKEN_PIPE, hush
-
-        hush()
-        return BROKEN_PIPE
-    except Exception:  # noqa: BLE001 - the one place where a bug becomes an exit code; the traceback is shown
-        import traceback
-
-        traceback.print_exc()
-        _say("rematch: this is a bug; finished parts are kept. Please report it with the traceback above and `rematch --version`.")
-        return 1
-
-
-def _exit_code(code: Any) -> int:
-    # Ray's handler of SIGTERM takes the place of ours, and ends the process with the bare number of the signal.
-    return _interrupted(signal.SIGTERM, "") if code == signal.SIGTERM else code if isinstance(code, int) else 0 if code is None else 1
-
-
-def _interrupted(number: int, go_on: str) -> int:
-    _say("rematch: interrupted; finished parts are kept." + (f" `{go_on}` goes on." if go_on else ""))
-    return 128 + number
-
-
-def _say(*lines: str) -> None:
-    from pipeline.views.screen import safe
-
-    for line in lines:
-        sys.stderr.write(safe(line) + "\n")
-    sys.stderr.flush()
-
-
-@contextmanager
-def _signals() -> Iterator[None]:
-    """Ctrl-C and SIGTERM end the command in order; a second one ends it at once."""
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        signal.signal(number, signal.SIG_DFL)
-        raise Interrupted(number)
-
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    """Run one command line and return its exit code; a bug is raised."""
+    for name in _QUIET:
+        os.environ.setdefault(name, "1")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    return ended(lambda: app(arguments, prog_name="rematch"))
 
 
 def _version(wanted: bool) -> None:
@@ -141,6 +84,8 @@ def run(
 
     Example: `rematch run demo --rounds 1`, then `rematch run runs/demo --rounds 3`
     """
+    from dataclasses import replace
+
     from pipeline import request
     from pipeline import run as runner
     from pipeline.plan import plan
@@ -154,15 +99,17 @@ def run(
     out = screen.screen(stderr=json)
     try:
         with progress.watching(asked, steps, again, out) as context:
-            built = runner.run(asked.recipe, asked.profile, asked.folder, start_at=start_at, context=context)
-    except Interrupted as stop:
-        stop.go_on = f"rematch run {asked.folder}" if (asked.folder / RECIPE).is_file() else ""
-        raise
+
+            def started(address: str) -> None:
+                listen()  # by now the executor's libraries are up, with signal handlers of their own
+                context.started(address)
+
+            told = replace(context, started=started)
+            built = runner.run(asked.recipe, asked.profile, asked.folder, start_at=start_at, context=told)
+    except KeyboardInterrupt:
+        raise Interrupted(f"rematch run {asked.folder}" if (asked.folder / RECIPE).is_file() else "") from None
     data = {**view.collect(asked), "built": built}
-    if json:
-        screen.emit(data)
-    else:
-        screen.show(view.ended(data, out.width))
+    screen.report(data, json, lambda: view.ended(data, out.width))
 
 
 @app.command()
@@ -181,10 +128,7 @@ def plan(
 
     asked = request.asked(recipe, profile=profile, changes=sets, rounds=rounds, name=name, runs=runs)
     data = planned.collect(asked, start_at)
-    if json:
-        screen.emit(data)
-    else:
-        screen.show(planned.graph(data) if graph else planned.render(data, screen.screen().width))
+    screen.report(data, json, lambda: planned.graph(data) if graph else planned.render(data, screen.screen().width))
 
 
 @app.command()
@@ -199,15 +143,12 @@ def status(run: Run, json: Json = False) -> None:
 
     asked = request.recorded(request.find_run(run))
     data = view.collect(asked)
-    if json:
-        screen.emit(data)
-    else:
-        screen.show(view.render(data, asked, screen.screen().width))
+    screen.report(data, json, lambda: view.render(data, asked, screen.screen().width))
 
 
 @app.command()
 def show(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="A run, or a path into one, such as runs/demo/round-02/pairs.")],
+    run: Inside,
     where: Annotated[str, typer.Argument(metavar="WHERE", help="A round (round-02) or an artifact (round-02/pairs).")] = "",
     count: Annotated[int, typer.Option("--rows", "-n", metavar="N", min=0, help="How many rows.")] = 3,
     at: Annotated[str | None, typer.Option("--id", metavar="ID", help="The rows whose id, or prompt's id, starts so.")] = None,
@@ -235,10 +176,7 @@ def show(
     else:
         data = rounds.collect(asked, section or None)
         page = rounds.render_round(data) if section else rounds.render(data, width)
-    if json:
-        screen.emit(data)
-    else:
-        screen.show(page)
+    screen.report(data, json, lambda: page)
 
 
 @app.command()
@@ -266,10 +204,7 @@ def diff(
     if bool(sides[0][1]) != bool(sides[1][1]):
         raise Refusal(f"{left} and {right}: one is a run and the other a round; give two of a kind")
     data = view.collect(sides[0][0], sides[1][0], sides[0][1], sides[1][1])
-    if json:
-        screen.emit(data)
-    else:
-        screen.show(view.render(data))
+    screen.report(data, json, lambda: view.render(data))
 
 
 @app.command()
@@ -288,10 +223,7 @@ def fork(
     from pipeline.views import change, screen
 
     data = change.fork(request.find_run(run), new, at, sets)
-    if json:
-        screen.emit(data)
-    else:
-        screen.show(change.render_fork(data))
+    screen.report(data, json, lambda: change.render_fork(data))
 
 
 @app.command()
@@ -307,10 +239,7 @@ def verify(run: Run, json: Json = False) -> None:
     asked = request.recorded(request.find_run(run))
     with screen.screen(stderr=True).status("hashing"):
         data = view.collect(asked, verify=True)
-    if json:
-        screen.emit(data)
-    else:
-        screen.show(view.render_verified(data))
+    screen.report(data, json, lambda: view.render_verified(data))
     if data["counts"].get("corrupt"):
         raise typer.Exit(2)
 
@@ -329,15 +258,12 @@ def retire(
     from pipeline.views import change, screen
 
     data = change.retire(request.recorded(request.find_run(run)), where)
-    if json:
-        screen.emit(data)
-    else:
-        screen.show(change.render_retired(data))
+    screen.report(data, json, lambda: change.render_retired(data))
 
 
 @app.command()
 def plugins(
-    folder: Annotated[str, typer.Argument(metavar="FOLDER", help="stages, judges, objectives, engines, trainers, rules, sources or executors.")] = "",
+    folder: Annotated[str, typer.Argument(metavar="FOLDER", help=_FOLDERS)] = "",
     json: Json = False,
 ) -> None:
     """List the plugins: stages, judges, objectives and so on. A file in its folder is all that a plugin needs.
@@ -347,10 +273,7 @@ def plugins(
     from pipeline.views import listed, screen
 
     data = listed.collect(folder)
-    if json:
-        screen.emit(data)
-    else:
-        screen.show(listed.render(data))
+    screen.report(data, json, lambda: listed.render(data))
 
 
 @app.command()
@@ -375,7 +298,7 @@ def schema(
 
 @app.command()
 def export(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="A run, or a path into one, such as runs/demo/round-02/pairs.")],
+    run: Inside,
     where: Annotated[str, typer.Argument(metavar="WHERE", help="An artifact, such as round-02/pairs.")] = "",
     to: Annotated[Path, typer.Option("--to", metavar="FILE.jsonl|FOLDER", help="A new file or folder; nothing is overwritten.")] = Path(),
     json: Json = False,
@@ -396,10 +319,7 @@ def export(
     if to == Path():
         raise Refusal("--to: is missing; name a new FILE.jsonl or FOLDER")
     data = view.export(asked, f"{section}/{node}", to)
-    if json:
-        screen.emit(data)
-    else:
-        screen.show(f"{data['rows']:,} rows of {data['table']} from {data['from']} to {data['to']}")
+    screen.report(data, json, lambda: f"{data['rows']:,} rows of {data['table']} from {data['from']} to {data['to']}")
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from types import ModuleType
-from typing import Annotated, Any, cast, get_origin
+from typing import Any, cast, get_origin
 
 from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationError, model_validator
 from pydantic_core import CoreSchema, core_schema
@@ -161,7 +161,3 @@ class Picks:
 
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
         return {"x-plugin": self.folder}
-
-
-def Plugin(folder: str) -> Any:  # noqa: N802
-    return Annotated[Choice, Picks(folder)]

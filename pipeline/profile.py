@@ -59,6 +59,7 @@ def _merge(profile: Profile, changes: dict[str, Any]) -> Profile:
 
 def plain(profile: Profile) -> dict[str, Any]:
     """The profile as the YAML it could have been read from."""
+
     def choice(picked: Choice) -> dict[str, Any]:
         return {"kind": picked.kind, **picked.config.model_dump(mode="json")}
 

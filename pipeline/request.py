@@ -10,7 +10,6 @@ from typing import Any, cast
 
 from pydantic import ValidationError
 
-from pipeline import profile as profiles
 from pipeline import recipe as recipes
 from pipeline.errors import Problems, Refusal
 from pipeline.plugin import explain, unknown
@@ -33,9 +32,7 @@ class Asked:
     """What builds it."""
 
 
-def asked(
-    recipe: str, *, profile: str | None, changes: list[str], rounds: int | None, name: str | None, runs: Path | None
-) -> Asked:
+def asked(recipe: str, *, profile: str | None, changes: list[str], rounds: int | None, name: str | None, runs: Path | None) -> Asked:
     """Read what `rematch run RECIPE` and `rematch plan RECIPE` were given.
 
     `recipe` is a shipped name, a YAML path, or a run folder, whose recorded recipe and profile then count.

@@ -71,9 +71,7 @@ TABLES: dict[str, pa.Schema] = {
             ("source_round", pa.int32()),
         ]
     ),
-    "rankings": pa.schema(
-        [("id", pa.string()), ("prompt", _MESSAGES), ("responses", _RESPONSES), ("scores", pa.list_(pa.float64()))]
-    ),
+    "rankings": pa.schema([("id", pa.string()), ("prompt", _MESSAGES), ("responses", _RESPONSES), ("scores", pa.list_(pa.float64()))]),
     # Per-token log-probabilities of each response of the row with that id: (chosen, rejected) of a pair.
     "logprobs": pa.schema([("id", pa.string()), ("logprobs", _LOGPROBS)]),
 }
@@ -182,4 +180,3 @@ def from_pylist(table: str, rows: list[dict[str, Any]]) -> pa.Table:
 
 def _json(value: Any) -> str | None:
     return value if value is None or isinstance(value, str) else json.dumps(value, sort_keys=True, ensure_ascii=False)
-

@@ -14,7 +14,9 @@ from typing import Any, Literal, cast
 
 import yaml
 
-from pipeline import artifact, profile as profiles, recipe as recipes
+from pipeline import artifact
+from pipeline import profile as profiles
+from pipeline import recipe as recipes
 from pipeline.artifact import CorruptArtifact
 from pipeline.build import Context
 from pipeline.errors import Problems, Refusal

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
+from transformers.utils.logging import disable_progress_bar
 
 from pipeline.artifact import Facts
 from pipeline.errors import Refusal
@@ -20,14 +21,21 @@ TEMPLATE = (
 
 def make(settings: dict[str, Any], alphabet: str | None, bos: bool, seed: int, out: Path) -> Facts:
     """Save the model and its tokenizer to `out`. Raises Refusal if transformers does not take the settings."""
+    disable_progress_bar()
     words = tokenizer(alphabet, bos)
-    settings = {**settings, "vocab_size": len(words), **{f"{name}_token_id": getattr(words, f"{name}_token_id") for name in ("pad", "bos", "eos")}}
+    settings = {
+        **settings,
+        "vocab_size": len(words),
+        **{f"{name}_token_id": getattr(words, f"{name}_token_id") for name in ("pad", "bos", "eos")},
+    }
     kind = settings.pop("model_type")
     try:
         config = AutoConfig.for_model(kind, **settings)
     except (ValueError, TypeError) as error:
         raise Refusal(f"model: transformers makes no '{kind}' of these settings ({error}); check model_type and its fields") from error
-    strangers = sorted(name for name in settings if name not in type(config)().to_dict() and name not in getattr(config, "attribute_map", {}))
+    strangers = sorted(
+        name for name in settings if name not in type(config)().to_dict() and name not in getattr(config, "attribute_map", {})
+    )
     if strangers:
         raise Refusal(f"model: '{kind}' has no field {', '.join(strangers)}; see the fields of transformers' {type(config).__name__}")
     try:

@@ -23,7 +23,7 @@ WEIGHTS = ".safetensors"
 
 class Config(Settings):
     model: str = Field(min_length=1)
-    """A folder (absolute, or starting with `.` or `~`), or a hub repository such as `org/name`."""
+    """A folder on this machine, or a hub repository such as `org/name`."""
     revision: str | None = None
     """Hub only: a commit, tag or branch; it is resolved to a commit, which is what later rounds read."""
 
@@ -49,7 +49,9 @@ def _folder(path: Path, config: Config) -> Facts:
         raise Refusal(f"{path}: has no config.json, so it is not a Hugging Face model folder; name the folder that holds one")
     files = sorted(each for each in path.iterdir() if each.is_file() and not each.name.startswith("."))
     if not any(each.name.endswith(WEIGHTS) for each in files):
-        raise Refusal(f"{path}: has no weights in safetensors, and pickled weights are not read; save the model again with `save_pretrained`")
+        raise Refusal(
+            f"{path}: has no weights in safetensors, and pickled weights are not read; save the model again with `save_pretrained`"
+        )
     return {
         "from": "folder",
         "path": str(path),
@@ -59,9 +61,9 @@ def _folder(path: Path, config: Config) -> Facts:
 
 
 def _hub(repo: str, revision: str | None, address: str) -> Facts:
+    from httpx import HTTPError
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled, RepositoryNotFoundError, RevisionNotFoundError
-    from httpx import HTTPError
 
     where = f"{repo}@{revision or 'main'}"
     try:

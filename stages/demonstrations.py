@@ -6,14 +6,14 @@ No engine made these texts, so their token ids are null and the trainer tokenise
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import Field
 
 from pipeline import rows
 from pipeline.artifact import Artifact, Facts
 from pipeline.errors import Refusal
-from pipeline.plugin import Plugin, Settings
+from pipeline.plugin import Choice, Picks, Settings
 from pipeline.tools import Tools
 from stages import _adopt_rows
 
@@ -22,7 +22,7 @@ MAKES = "candidates"
 
 
 class Config(Settings):
-    source: Plugin("sources")
+    source: Annotated[Choice, Picks("sources")]
     """Where they come from; it must give responses (`response: <field>` for files and hub datasets)."""
     take: int | None = Field(None, ge=1)
     """At most this many, the first ones of the source; rows with an empty response count."""

@@ -18,7 +18,7 @@ from pydantic import Field
 from pipeline import artifact
 from pipeline.artifact import Artifact, Facts
 from pipeline.errors import Refusal
-from pipeline.plugin import Plugin, Reads, Settings
+from pipeline.plugin import Choice, Picks, Reads, Settings
 from pipeline.tools import Tools
 from stages import _columns, _matches
 
@@ -31,7 +31,7 @@ class Config(Settings):
     """What to measure."""
     against: Annotated[str | None, Reads("candidates")] = None
     """What to measure it against: responses to the same prompts, such as `samples@start`."""
-    judge: Plugin("judges")
+    judge: Annotated[Choice, Picks("judges")]
     """Who compares; preferably not the judge of the rounds alone, which training has learned to please."""
     confidence: float = Field(0.95, gt=0, lt=1)
     """Of the intervals."""

@@ -14,7 +14,7 @@ from pydantic import Field
 
 from pipeline.artifact import Artifact, Facts
 from pipeline.errors import Refusal
-from pipeline.plugin import Plugin, Reads, Settings
+from pipeline.plugin import Choice, Picks, Reads, Settings
 from pipeline.tools import Tools
 from stages import _columns, _verdicts
 
@@ -25,7 +25,7 @@ MAKES = "judged"
 class Config(Settings):
     candidates: Annotated[str, Reads("candidates")]
     """What to judge."""
-    judge: Plugin("judges")
+    judge: Annotated[Choice, Picks("judges")]
     """Who judges."""
     max_undecided: float = Field(0.1, ge=0, le=1)
     """The step fails if a larger share of the responses than this is left without a score."""

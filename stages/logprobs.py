@@ -49,10 +49,9 @@ def run(config: Config, inputs: dict[str, tuple[Artifact, ...]], out: Path, tool
 
 
 def _shard(config: Config, table: pa.Table, tools: Tools) -> tuple[pa.Table, Facts]:
-    from engines import _chat
-    from trainers import _forward, _score
+    from trainers import _score
 
-    forward, folder = tools.profile.forward, tools.model("model")
-    model = tools.warm(_forward.opened, folder, dtype=forward.dtype, device=forward.device)
+    forward = tools.profile.forward
+    model, tokenizer = tools.warm(_score.opened, tools.model("model"), dtype=forward.dtype, device=forward.device)
     kind = "pairs" if "chosen" in table.column_names else "candidates"
-    return _score.score(model, _chat.load_tokenizer(folder), table, kind, config.max_length, forward.tokens_per_batch)
+    return _score.score(model, tokenizer, table, kind, config.max_length, forward.tokens_per_batch)

@@ -17,7 +17,7 @@ from pydantic import Field
 from judges._winrates import win_rates
 from pipeline.artifact import Artifact, Facts
 from pipeline.errors import Refusal
-from pipeline.plugin import Plugin, Reads, Settings
+from pipeline.plugin import Choice, Picks, Reads, Settings
 from pipeline.tools import Tools
 from rules import Judged, Pick
 from stages import _columns
@@ -30,7 +30,7 @@ MAKES = "pairs"
 class Config(Settings):
     judged: Annotated[str, Reads("judged")]
     """What to pair."""
-    rule: Plugin("rules")
+    rule: Annotated[Choice, Picks("rules")]
     """Which responses of a group make a pair."""
     include_self: bool = True
     """Whether a response's own 0.5 counts in its win rate, as in SPPO's code; without it, rates reach 0 and 1."""

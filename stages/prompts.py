@@ -4,13 +4,14 @@ Nothing is dropped in silence: `read` = `rows` + `duplicates` + `too_long`, all 
 """
 
 from pathlib import Path
+from typing import Annotated
 
 from pydantic import Field
 
 from pipeline import rows
 from pipeline.artifact import Artifact, Facts
 from pipeline.errors import Refusal
-from pipeline.plugin import Plugin, Settings
+from pipeline.plugin import Choice, Picks, Settings
 from pipeline.tools import Tools
 from stages import _adopt_rows
 
@@ -19,7 +20,7 @@ MAKES = "prompts"
 
 
 class Config(Settings):
-    source: Plugin("sources")
+    source: Annotated[Choice, Picks("sources")]
     """Where they come from."""
     take: int | None = Field(None, ge=1)
     """At most this many, the first ones of the source."""

@@ -14,7 +14,7 @@ import objectives
 from pipeline import rows
 from pipeline.artifact import Artifact, Facts
 from pipeline.errors import Refusal
-from pipeline.plugin import Plugin, Reads
+from pipeline.plugin import Choice, Picks, Reads
 from pipeline.tools import Tools
 from trainers import Job, Optimisation
 
@@ -29,7 +29,7 @@ class Config(Optimisation):
     """What is trained on: pairs, or demonstrations (every response of every row)."""
     reference: Annotated[str | None, Reads("logprobs")] = None
     """Log-probabilities of the same rows under the policy that the objective regularises towards."""
-    objective: Plugin("objectives")
+    objective: Annotated[Choice, Picks("objectives")]
     """What is minimised."""
 
     @model_validator(mode="after")

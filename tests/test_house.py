@@ -144,7 +144,9 @@ def test_no_key_changes_by_accident():
 
 def test_a_profile_override_reaches_its_node_and_no_other():
     base = load(find("laptop", "profiles"))
-    changed = Profile.model_validate({**_raw("laptop"), "overrides": {"judged": {"rows_per_shard": 7, "forward": {"tokens_per_batch": 99}}}})
+    changed = Profile.model_validate(
+        {**_raw("laptop"), "overrides": {"judged": {"rows_per_shard": 7, "forward": {"tokens_per_batch": 99}}}}
+    )
     assert changed.at("judged").rows_per_shard == 7 and changed.at("judged").forward.tokens_per_batch == 99
     assert changed.at("judged").engine == base.engine
     assert changed.at("pairs").rows_per_shard == base.rows_per_shard

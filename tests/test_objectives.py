@@ -23,7 +23,9 @@ def test_golden(vector: adapter.Vector) -> None:
         adapter.check(vector, dtype)
 
 
-def test_golden_covers_every_objective_and_notices_a_wrong_number(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_golden_covers_every_objective_and_notices_a_wrong_number(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.delenv("REMATCH_GOLDEN_DIR", raising=False)
     vectors = adapter.load()
     assert len(vectors) == 63 and adapter.report() == 0
@@ -72,7 +74,13 @@ def gradient(module: Any, config: Any, batch: Batch) -> torch.Tensor:
 
 @pytest.mark.parametrize(
     ("module", "config"),
-    [(dpo, dpo.Config()), (dpo, dpo.Config(label_smoothing=0.1)), (ipo, ipo.Config()), (ipo, ipo.Config(length_average=False)), (sppo, sppo.Config())],
+    [
+        (dpo, dpo.Config()),
+        (dpo, dpo.Config(label_smoothing=0.1)),
+        (ipo, ipo.Config()),
+        (ipo, ipo.Config(length_average=False)),
+        (sppo, sppo.Config()),
+    ],
 )
 def test_a_step_raises_the_chosen_and_lowers_the_rejected(module: Any, config: Any) -> None:
     batch = pairs()

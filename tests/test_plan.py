@@ -1,17 +1,18 @@
 """Recipes become steps with keys, and everything that is wrong with one is said at once."""
 
 import pytest
-from tests.core import small, steps
 
 from pipeline import recipe
 from pipeline.errors import Problems, Refusal
+from tests.core import small, steps
 
 
 def test_references_resolve_in_all_five_spellings():
-    body = small(round__again={"stage": "tests.plugins.shout", "prompts": ["words@start", "loud@prev"], "suffix": {"by_round": ["a", "b"]}})
+    again = {"stage": "tests.plugins.shout", "suffix": {"by_round": ["a", "b"]}}
+    body = small(round__again={**again, "prompts": ["words@start", "loud@prev"]})
     with pytest.raises(Problems, match="'loud@prev' is start/loud here, and the start has no usable node 'loud'"):
         steps(body)
-    body = small(round__again={"stage": "tests.plugins.shout", "prompts": ["words@start", "words@prev"], "suffix": {"by_round": ["a", "b"]}})
+    body = small(round__again={**again, "prompts": ["words@start", "words@prev"]})
     by_address = {step.address: step for step in steps(body)}
     assert list(by_address)[:4] == ["start/words", "round-01/loud", "round-01/words", "round-01/both"]
     # `x`: this round's if it comes earlier in the round, else the start's.

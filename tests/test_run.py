@@ -7,12 +7,12 @@ import threading
 from pathlib import Path
 
 import pytest
-from tests.core import digests, profile, small, steps
 
 from pipeline import artifact, rows, run
 from pipeline.build import Context, build
 from pipeline.errors import Problems, Refusal
 from pipeline.executors.inline import InlinePool
+from tests.core import digests, profile, small, steps
 
 
 def test_a_second_run_builds_nothing(tmp_path):
@@ -85,7 +85,10 @@ def test_flipped_bytes_are_found_and_refused(tmp_path):
     file.write_bytes(data)
     assert run.status(steps(small(rounds=1)), tmp_path / "r", verify=True)["round-01/loud"].state == "corrupt"
     # Sizes agree, so a run finds it where the bytes are next read: by their digest, the first time a process reads them,
-    code = "import sys; from tests.core import *; from pipeline import run; run.run(small(), profile(), Path(sys.argv[1]), start_at='round-01/both')"
+    code = (
+        "import sys; from tests.core import *; from pipeline import run\n"
+        "run.run(small(), profile(), Path(sys.argv[1]), start_at='round-01/both')"
+    )
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "r")], capture_output=True, text=True)
     assert "its digest differs from its manifest's" in done.stderr
     # and by their page checksums after that.
@@ -187,7 +190,7 @@ def test_scripted_output_never_passes_as_a_models(tmp_path):
     from pipeline.plan import plan
 
     body = small(
-        start__policy={"stage": "init"},
+        start__policy={"stage": "init", "model": {"model_type": "llama"}},
         round__candidates={"stage": "generate", "model": "policy", "prompts": "words"},
     )
     keys = {kind: {s.address: s.key for s in plan(body, profile(engine=kind))} for kind in ("canned", "transformers", "vllm")}

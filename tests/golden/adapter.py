@@ -53,7 +53,7 @@ def load() -> list[Vector]:
         body = json.loads(path.read_text())
         vectors = body.get("cases", body.get("vectors")) if isinstance(body, dict) else None
         for each in vectors or []:
-            if "method" in each and "variant" in each:
+            if isinstance(each, dict) and "method" in each and "variant" in each:
                 found.append({**each, "file": path.name})
     return found
 

@@ -1,6 +1,6 @@
 """Cuts the research files down to the methods that are built, so that a clone alone can check them.
 
-    python -m tests.golden.make FOLDER      # FOLDER holds objectives.json and nash.json
+python -m tests.golden.make FOLDER      # FOLDER holds objectives.json and nash.json
 """
 
 import json
@@ -26,9 +26,9 @@ def main(source: Path) -> None:
         body: dict[str, Any] = json.loads((source / name).read_text())
         cases = [each for each in body[key] if (each["method"], each["variant"]) in adapter.CHECKS]
         lines = [json.dumps({k: v for k, v in each.items() if k in (*KEPT, *EXPECTED) and v is not None}) for each in cases]
-        note = f"{len(cases)} of {len(body[key])} vectors of {name}: those of the methods built here. Each names the code it was computed with."
-        text = '{"note": %s,\n"%s": [\n%s\n]}\n' % (json.dumps(note), key, ",\n".join(lines))
-        (adapter.HERE / name).write_text(text)
+        note = f"{len(cases)} of {len(body[key])} vectors of {name}: the methods built here. Each names the code it was computed with."
+        joined = ",\n".join(lines)
+        (adapter.HERE / name).write_text(f'{{"note": {json.dumps(note)},\n"{key}": [\n{joined}\n]}}\n')
         print(name, len(cases), "kept")
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -83,9 +84,9 @@ def test_a_killed_training_goes_on_where_it_was(tmp_path: Path, model: Path, sta
     straight = pairs_job(tmp_path / "straight", model, count=COUNT, num_train_epochs=4)
     _, expected = train(straight, **settings)
     made = pairs_job(tmp_path / "killed", model, count=COUNT, num_train_epochs=4)
-    (tmp_path / "job.pickle").write_bytes(__import__("pickle").dumps((made, settings)))
+    (tmp_path / "job.pickle").write_bytes(pickle.dumps((made, settings)))
     code = "import pickle, sys; from tests.real.test_deepspeed import train; job, s = pickle.load(open(sys.argv[1], 'rb')); train(job, **s)"
-    environment = {**os.environ, "PYTHONPATH": os.getcwd()}
+    environment = {**os.environ, "PYTHONPATH": str(Path.cwd())}
     process = subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "job.pickle")], env=environment)
     deadline = time.monotonic() + 180
     while not list(made.work.glob("checkpoint-0000000[3-9]")) and time.monotonic() < deadline:

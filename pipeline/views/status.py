@@ -1,0 +1,181 @@
+"""What a run has, node by round, and who is at work on it: computed from its folder, changed by nothing here."""
+
+import fcntl
+import json
+import os
+import socket
+from pathlib import Path
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from pipeline import artifact
+from pipeline.plan import Step, plan
+from pipeline.recipe import sections
+from pipeline.request import Asked, plain
+from pipeline.run import LOCK, Status, status
+from pipeline.views import screen
+
+
+def collect(asked: Asked, *, verify: bool = False) -> dict[str, Any]:
+    """The state of every step, as plain data."""
+    steps = plan(asked.recipe, asked.profile)
+    holder = held_by(asked.folder)
+    found = status(steps, asked.folder, verify=verify)
+    entries = [entry(step, found[step.address], asked, holder is not None) for step in steps]
+    counts: dict[str, int] = {}
+    for each in entries:
+        counts[each["state"]] = counts.get(each["state"], 0) + 1
+    return {
+        "run": str(asked.folder),
+        "recipe": asked.recipe.name,
+        "profile": asked.profile.name,
+        "rounds": asked.recipe.rounds,
+        "held_by": holder,
+        "counts": counts,
+        "steps": entries,
+    }
+
+
+def entry(step: Step, found: Status, asked: Asked, held: bool) -> dict[str, Any]:
+    """One step: a missing one that has a draft is `running` while the run is held, and `begun` otherwise."""
+    state: str = found.state
+    shards: tuple[int, int | None] | None = None
+    draft = artifact.draft_folder(step.folder(asked.folder), step.key)
+    if state == "missing" and draft.is_dir():
+        state = "running" if held else "begun"
+        shards = _shards(draft, step, asked)
+    return {
+        "address": step.address,
+        "round": step.round,
+        "node": step.node,
+        "stage": step.stage,
+        "makes": step.makes,
+        "reads": list(step.reads),
+        "state": state,
+        "why": found.why,
+        "root": found.root,
+        "shards_done": shards[0] if shards else None,
+        "shards": shards[1] if shards else None,
+    }
+
+
+def _shards(draft: Path, step: Step, asked: Asked) -> tuple[int, int | None] | None:
+    """Finished and expected shards of a draft; None for a step that has no shards."""
+    folder = draft / "work" / "shards"
+    if not (folder / "split.json").is_file():
+        return None
+    stops = sorted(int(path.name.split(".")[0].split("-")[2]) for path in folder.glob("rows-*.parquet"))
+    size = json.loads((folder / "split.json").read_text())["rows_per_shard"]
+    rows: list[int] = []
+    for address in step.reads:
+        try:
+            have = artifact.read(asked.folder / address)
+        except artifact.CorruptArtifact:
+            continue
+        count = have.manifest.facts.get("rows") if have else None
+        rows += [count] if isinstance(count, int) else []
+    # Which input was split is the stage's business. Where they differ in rows, nobody outside can tell.
+    total = -(-rows[0] // size) if len(set(rows)) == 1 else None
+    return len(stops), total
+
+
+def held_by(folder: Path) -> dict[str, Any] | None:
+    """Who builds this run now: pid, host and since when; None if nobody does."""
+    try:
+        with (folder / LOCK).open() as handle:
+            who = plain(json.loads(handle.read() or "{}"))
+            if who.get("host") == socket.gethostname() and not _alive(who.get("pid")):
+                return None
+            try:
+                fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return who
+            return None
+    except (OSError, ValueError):
+        return None
+
+
+def _alive(pid: Any) -> bool:
+    try:
+        os.kill(int(pid), 0)
+    except (ProcessLookupError, TypeError, ValueError):
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
+def render(data: dict[str, Any], asked: Asked, width: int) -> RenderableType:
+    """The grid of nodes and rounds, what is wrong, and what to type next."""
+    parts: list[RenderableType] = [_head(data), Text()]
+    parts += grid(data, [name for name, _, _ in sections(asked.recipe)], width)
+    wrong = [each for each in data["steps"] if each["state"] in ("stale", "corrupt") and each["root"]]
+    parts += [Text(f"{each['address']}: is {each['state']}: {screen.safe(each['why'])}", style="yellow") for each in wrong]
+    followers = sum(each["state"] == "stale" and not each["root"] for each in data["steps"])
+    if followers:
+        parts.append(Text(f"{followers} more read these and are stale too.", style="yellow"))
+    return Group(*parts, *_next(data, wrong))
+
+
+def _head(data: dict[str, Any]) -> Text:
+    counts = ", ".join(f"{count} {state}" for state, count in data["counts"].items())
+    return screen.heading(data["run"], f"recipe {data['recipe']}, profile {data['profile']}: {counts or 'no steps'}")
+
+
+def _next(data: dict[str, Any], wrong: list[dict[str, Any]]) -> list[RenderableType]:
+    run, holder = data["run"], data["held_by"]
+    if holder:
+        who = f"process {holder.get('pid')} on {holder.get('host')}, since {holder.get('since')}" if holder else ""
+        return [Text(f"It is being built by {who}.")]
+    if wrong and all(each["state"] == "corrupt" for each in wrong):
+        return _mend(run, wrong)
+    if wrong:
+        return [
+            Text("To replace what is there (it moves to the attic):"),
+            screen.command(f"rematch run {run} --from {wrong[0]['address']}"),
+        ]
+    if set(data["counts"]) - {"done"}:
+        return [Text("To build what is missing:"), screen.command(f"rematch run {run}")]
+    return [Text("All is there. To look at it:"), screen.command(f"rematch show {run}")]
+
+
+def _mend(run: str, damaged: list[dict[str, Any]]) -> list[RenderableType]:
+    addresses = " ".join(each["address"] for each in damaged)
+    return [
+        Text("To move what is damaged to the attic, and build it again:"),
+        screen.command(f"rematch retire {run} {addresses}"),
+        screen.command(f"rematch run {run}"),
+    ]
+
+
+def grid(data: dict[str, Any], folders: list[str], width: int) -> list[RenderableType]:
+    """Nodes down, rounds across; as many tables below each other as the width asks for."""
+    cells = {each["address"]: _cell(each) for each in data["steps"]}
+    nodes = list(dict.fromkeys(each["node"] for each in data["steps"]))
+    label = max((len(node) for node in nodes), default=0)
+    column = max([8, *(len(cell) for cell in cells.values())]) + 2
+    fit = max((width - label - 2) // column, 1)
+    made: list[RenderableType] = []
+    for at in range(0, len(folders), fit):
+        here = folders[at : at + fit]
+        shown = [node for node in nodes if any(f"{folder}/{node}" in cells for folder in here)]
+        rows = [[node, *(screen.state(cells.get(f"{folder}/{node}", "")) for folder in here)] for node in shown]
+        made += [screen.table([("", "left"), *((folder, "left") for folder in here)], rows), Text()]
+    return made
+
+
+def _cell(each: dict[str, Any]) -> str:
+    if each["shards_done"] is None:
+        return each["state"]
+    return f"{each['state']} {each['shards_done']}/{'?' if each['shards'] is None else each['shards']}"
+
+
+def render_verified(data: dict[str, Any]) -> RenderableType:
+    """What re-hashing found."""
+    bad = [each for each in data["steps"] if each["state"] == "corrupt"]
+    parts: list[RenderableType] = [Text(f"{each['address']}: {screen.safe(each['why'])}", style="bold red") for each in bad]
+    whole = sum(each["state"] in ("done", "stale") for each in data["steps"])
+    parts += _mend(data["run"], bad) if bad else []
+    return Group(_head(data), *parts, Text(f"{whole} artifacts are byte for byte what their manifests say, {len(bad)} are damaged."))

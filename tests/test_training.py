@@ -1,0 +1,337 @@
+"""The parts of training that no trainer may get wrong: data, batches, reduction, schedules, resume."""
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import trainers.torch as torch_trainer
+from engines import _canary, _chat
+from pipeline import plugin, rows
+from pipeline.errors import Refusal
+from tests.models import tiny_llama
+from trainers import Job, Optimisation, _batches, _data, _forward, _loop, _schedule, _score, _single, _tokens
+
+WORDS = ("banana", "fig", "cherries", "kiwi", "a", "pomegranate", "plum", "dates", "lime", "melon", "nut", "pear")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Any:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_llama(tmp_path_factory.mktemp("model"), tied=True)
+
+
+def pair_row(i: int, **more: Any) -> dict[str, Any]:
+    word = WORDS[i % len(WORDS)]
+    row = {
+        "id": f"row-{i:03d}",
+        "prompt_id": f"prompt-{i:03d}",
+        "prompt": [{"role": "user", "content": f"sort {i}: {word}"}],
+        "chosen": [{"role": "assistant", "content": "".join(sorted(word))}],
+        "rejected": [{"role": "assistant", "content": word + "?"}],
+        "chosen_win_rate": 0.5 + (i % 5) / 10,
+        "rejected_win_rate": 0.5 - (i % 4) / 10,
+        "label": 1.0,
+        "weight": 1.0,
+    }
+    return {**row, **more}
+
+
+def job(folder: Path, model: Path, table: str, body: list[dict[str, Any]], objective: Any, **settings: Any) -> Job:
+    """A job over `body`, with its reference computed if the objective needs one."""
+    for name in ("rows", "out", "work"):
+        (folder / name).mkdir(parents=True)
+    made = rows.from_pylist(table, body)
+    rows.write(folder / "rows", table, [made])
+    choice = plugin.parse("objectives", objective)
+    reference = None
+    if "reference" in choice.module.NEEDS and not getattr(choice.config, "reference_free", False):
+        reference = folder / "reference"
+        reference.mkdir()
+        with _forward.opened(model, "float32", "cpu") as opened:
+            scored, _ = _score.score(opened, _chat.load_tokenizer(model), made, table, None, 300)
+        rows.write(reference, "logprobs", [scored])
+    defaults = {"learning_rate": 1e-3, "batch_size": 8, "max_length": 128}
+    return Job(
+        folder / "rows", table, reference, model, folder / "out", folder / "work", choice, Optimisation(**{**defaults, **settings}), 7
+    )
+
+
+def pairs_job(folder: Path, model: Path, objective: Any = "dpo", count: int = 20, **settings: Any) -> Job:
+    return job(folder, model, "pairs", [pair_row(i) for i in range(count)], objective, **settings)
+
+
+def train(made: Job, **settings: Any) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    tools = SimpleNamespace(address="start/policy", report=lambda address, done, total: None)
+    facts = torch_trainer.train(torch_trainer.Config(**{"threads": 1, **settings}), made, tools)
+    return facts, [json.loads(line) for line in (made.out / _loop.METRICS).read_text().splitlines()]
+
+
+# The data
+
+
+def test_sampled_token_ids_are_trained_on_as_they_are(tmp_path: Path, model: Path) -> None:
+    mine = _chat.fingerprint(_chat.load_tokenizer(model))
+    sampled = {"prompt_token_ids": [9, 8], "chosen_token_ids": [50, 51, 52], "rejected_token_ids": [60], "tokenizer": mine}
+    body = [pair_row(0, **sampled), pair_row(1, **{**sampled, "tokenizer": "another"}), pair_row(2), pair_row(3, **sampled)]
+    found = _data.read(job(tmp_path, model, "pairs", body, {"kind": "dpo", "reference_free": True}))
+    first = [found.tokens_V[found.starts_N[i] : found.starts_N[i] + found.lengths_N[i]].tolist() for i in found.units_U[0]]
+    assert first == [[9, 8, 50, 51, 52], [9, 8, 60]]
+    assert found.facts["retokenised"] == 2
+    assert found.units_U[0].tolist() == found.units_U[3].tolist()  # equal responses to equal prompts are one row of the forward
+    tokenizer = _chat.load_tokenizer(model)
+    second = found.units_U[1][0]
+    start = found.starts_N[second]
+    want = _chat.render(tokenizer, body[1]["prompt"]) + _chat.response_ids(tokenizer, body[1]["chosen"][0]["content"])
+    assert found.tokens_V[start : start + found.lengths_N[second]].tolist() == want
+
+
+def test_rows_in_several_row_groups_and_odd_places_are_read_alike(model: Path) -> None:
+    tokenizer = _chat.load_tokenizer(model)
+    mine = _chat.fingerprint(tokenizer)
+    body = [
+        {
+            "id": str(i),
+            "prompt": [{"role": "user", "content": "x" * (i % 4)}],
+            "prompt_token_ids": [i % 90, 5],
+            "tokenizer": mine,
+            "responses": [{"text": "t", "token_ids": [7] * (j + 1)} for j in range(i % 3)] + [{"text": "demo"}] * (i % 2),
+        }
+        for i in range(30)
+    ]
+    table = rows.from_pylist("candidates", body)
+    whole = list(_tokens.token_rows(table, "candidates", tokenizer))
+    for i, row in enumerate(whole):
+        want = [[7] * (j + 1) for j in range(i % 3)] + [_chat.response_ids(tokenizer, "demo")] * (i % 2)
+        assert row.prompt.tolist() == [i % 90, 5]
+        assert [ids.tolist() for ids in row.responses] == want
+        assert row.retokenised == bool(i % 2)
+    part = list(_tokens.token_rows(table.slice(11, 13), "candidates", tokenizer))
+    assert [[ids.tolist() for ids in row.responses] for row in part] == [[ids.tolist() for ids in row.responses] for row in whole[11:24]]
+
+
+def test_long_responses_are_cut_and_what_has_none_left_is_dropped(tmp_path: Path, model: Path) -> None:
+    tokenizer = _chat.load_tokenizer(model)
+    limit = 32
+    long_prompt = [{"role": "user", "content": "p" * 40}]
+    body = [
+        pair_row(0, chosen=[{"role": "assistant", "content": "y" * 50}]),
+        pair_row(1, prompt=long_prompt),
+        pair_row(2),
+    ]
+    made = job(tmp_path, model, "pairs", body, "dpo", max_length=limit)
+    found = _data.read(made)
+    assert found.facts["rows"] == 3 and found.facts["units"] == 2
+    assert found.facts["truncated"] == 1 + 2 and found.facts["dropped"] == 1
+    assert found.lengths_N.max() == limit
+    assert found.ref_logps_R is not None and len(found.ref_logps_R) == found.response_lengths_N.sum()
+    prompt = len(_chat.render(tokenizer, body[0]["prompt"]))
+    assert found.response_lengths_N[found.units_U[0][0]] == limit - prompt
+    with pytest.raises(Refusal, match="nothing to train on: of 1 rows all were dropped"):
+        _data.read(job(tmp_path / "b", model, "pairs", [pair_row(1, prompt=long_prompt)], "dpo", max_length=limit))
+
+
+def test_a_reference_of_other_rows_is_refused(tmp_path: Path, model: Path) -> None:
+    made = pairs_job(tmp_path, model, count=4)
+    shuffled = tmp_path / "shuffled"
+    shuffled.mkdir()
+    assert made.reference is not None
+    table = rows.read(made.reference)
+    rows.write(shuffled, "logprobs", [table.take([2, 0, 3, 1])])
+    straight = _data.read(made)
+    by_id = _data.read(replace(made, reference=shuffled))
+    assert np.array_equal(straight.ref_logps_R, by_id.ref_logps_R)  # type: ignore[arg-type]
+    for name, wrong in (("short", table.slice(1)), ("strange", pair_ids(table, ["row-000", "row-001", "row-002", "row-009"]))):
+        (tmp_path / name).mkdir()
+        rows.write(tmp_path / name, "logprobs", [wrong])
+        with pytest.raises(Refusal, match="1 of these are missing there"):
+            _data.read(replace(made, reference=tmp_path / name))
+    (tmp_path / "lengths").mkdir()
+    swapped = table.set_column(1, "logprobs", table["logprobs"].take([1, 0, 2, 3]))
+    rows.write(tmp_path / "lengths", "logprobs", [swapped])
+    with pytest.raises(Refusal, match=r"row 'row-00\d' has \d+ log-probabilities for a response of \d+ tokens"):
+        _data.read(replace(made, reference=tmp_path / "lengths"))
+
+
+def pair_ids(table: Any, ids: list[str]) -> Any:
+    import pyarrow as pa
+
+    return table.set_column(0, "id", pa.array(ids))
+
+
+def test_pairs_without_win_rates_are_refused_by_sppo(tmp_path: Path, model: Path) -> None:
+    body = [pair_row(0), pair_row(1, rejected_win_rate=None)]
+    with pytest.raises(Refusal, match="1 of 2 pairs have no win rate, such as 'row-001'"):
+        _data.read(job(tmp_path, model, "pairs", body, "sppo"))
+    _data.read(job(tmp_path / "b", model, "pairs", body, {"kind": "sppo", "form": "hard"}))
+
+
+def test_sft_reads_the_chosen_of_pairs_and_every_response_of_candidates(tmp_path: Path, model: Path) -> None:
+    found = _data.read(job(tmp_path, model, "pairs", [pair_row(i) for i in range(3)], "sft"))
+    assert found.units_U.shape == (3, 1)
+    body = [{"id": "1", "prompt": [{"role": "user", "content": "q"}], "responses": [{"text": "a"}, {"text": "bb"}]}]
+    assert _data.read(job(tmp_path / "b", model, "candidates", body, "sft")).units_U.shape == (2, 1)
+
+
+# Batches and schedules
+
+
+def test_every_unit_stands_once_in_an_epoch_whatever_the_machine(tmp_path: Path, model: Path) -> None:
+    body = [pair_row(i // 2, id=str(i), rejected=[{"role": "assistant", "content": f"no {i}"}]) for i in range(21)]
+    examples = _data.read(job(tmp_path, model, "pairs", body, "dpo"))
+    optimisation = Optimisation(batch_size=8, num_train_epochs=2)
+    order = list(_loop.step_units(optimisation, 21, seed=3))
+    assert [len(units) for _, units in order] == [8, 8, 5, 8, 8, 5]
+    for epoch in (0, 1):
+        assert sorted(np.concatenate([units for e, units in order if e == epoch]).tolist()) == list(range(21))
+    assert order[0][1].tolist() != order[3][1].tolist()
+    assert _batches.permutation(8, seed=1, epoch=0).tolist() == [2, 4, 7, 5, 0, 6, 3, 1]  # frozen: a resumed run must find its order again
+    for ranks in (1, 2, 3):
+        for tokens in (1, 60, 200, 10_000):
+            dealt = _batches.deal(examples, order[0][1], tokens, ranks)
+            assert len(dealt) == ranks and len({len(mine) for mine in dealt}) == 1
+            micro = [each for mine in dealt for each in mine if each is not None]
+            assert sorted(np.concatenate(micro).tolist()) == sorted(order[0][1].tolist())
+            for group in examples.groups_U[order[0][1]]:
+                assert sum(group in examples.groups_U[each] for each in micro) == 1
+            for each in micro:
+                responses = _batches.responses_of(examples, each)
+                one_group = len(set(examples.groups_U[each])) == 1
+                assert one_group or len(responses) * examples.lengths_N[responses].max() <= tokens
+
+
+@pytest.mark.parametrize("kind", ["linear", "cosine", "constant"])
+@pytest.mark.parametrize("warmup", [0.0, 0.1, 0.25])
+def test_schedules_have_the_shapes_of_transformers(kind: str, warmup: float) -> None:
+    from transformers import get_scheduler
+
+    total = 37
+    optimisation = Optimisation(learning_rate=0.3, lr_scheduler_type=kind, warmup_ratio=warmup)
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.3)
+    name = "constant_with_warmup" if kind == "constant" else kind
+    theirs = get_scheduler(name, optimizer, num_warmup_steps=math.ceil(total * warmup), num_training_steps=total)
+    for step in range(total):
+        assert _schedule.learning_rate(optimisation, step, total) == pytest.approx(theirs.get_last_lr()[0], abs=1e-12)
+        optimizer.step()
+        theirs.step()
+
+
+def test_a_schedule_laid_out_for_more_epochs_stays_near_its_peak() -> None:
+    one_of_18 = Optimisation(learning_rate=5e-7, schedule_total_epochs=18, batch_size=64)
+    run, scheduled = _schedule.steps(one_of_18, 640)
+    assert (run, scheduled) == (10, 180)
+    assert _schedule.learning_rate(one_of_18, run - 1, scheduled) > 0.9 * 5e-7
+    assert _schedule.steps(Optimisation(batch_size=64, num_train_epochs=3), 650) == (33, 33)
+
+
+# The step
+
+
+def gradients(made: Job, tokens: int, dtype: str) -> dict[str, torch.Tensor]:
+    """The gradient of the whole first step, cut into micro-batches of at most `tokens`."""
+    examples = _data.read(made)
+    loaded = _forward.read(made.model, dtype)
+    _, units = next(_loop.step_units(made.optimisation, len(examples.units_U), made.seed))
+    divisor = _batches.weight(examples, units, made.objective.module.UNIT)
+    for micro in _batches.deal(examples, units, tokens, 1)[0]:
+        assert micro is not None
+        responses = _batches.responses_of(examples, micro)
+        laid = _batches.lay_out(examples, responses, "cpu")
+        batch = _batches.objective_batch(examples, micro, responses, laid, _forward.response_logps(loaded, laid))
+        (made.objective.module.loss(made.objective.config, batch).per_unit.sum() / divisor).backward()
+    return {name: p.grad for name, p in loaded.named_parameters()}
+
+
+@pytest.mark.parametrize("objective", ["dpo", "sppo", "ipo", "sft"])
+def test_micro_batches_do_not_change_the_gradient(tmp_path: Path, model: Path, objective: str) -> None:
+    body = [pair_row(i, weight=1.0 + i % 3) for i in range(12)]
+    made = job(tmp_path, model, "pairs", body, objective, batch_size=12)
+    whole, single = gradients(made, 10_000, "float64"), gradients(made, 1, "float64")
+    for name, value in whole.items():
+        scale = value.abs().max().item()
+        assert (value - single[name]).abs().max().item() <= 1e-6 * scale, name
+
+
+@pytest.mark.parametrize(("objective", "want"), [("dpo", math.log(2)), ({"kind": "ipo", "beta": 0.1}, 25.0)])
+def test_before_the_first_step_the_loss_is_its_closed_form(tmp_path: Path, model: Path, objective: Any, want: float) -> None:
+    facts, metrics = train(pairs_job(tmp_path, model, objective))
+    assert metrics[0]["loss"] == pytest.approx(want, abs=1e-6 if objective == "dpo" else 1e-3)
+    assert abs(metrics[0]["margin"]) < 1e-4
+    assert facts["loss_first"] == metrics[0]["loss"] and facts["steps"] == 3
+
+
+def test_before_the_first_step_sppo_is_the_mean_squared_target(tmp_path: Path, model: Path) -> None:
+    made = pairs_job(tmp_path, model, "sppo", batch_size=20)
+    _, metrics = train(made)
+    want = np.mean([0.5 * (1000 * (i % 5) / 10) ** 2 + 0.5 * (1000 * (i % 4) / 10) ** 2 for i in range(20)])
+    assert metrics[0]["loss"] == pytest.approx(want, rel=1e-5)
+    assert metrics[0]["scaled_loss"] == pytest.approx(want * 1e-6, rel=1e-5)
+
+
+def test_training_learns_and_leaves_a_model_that_reproduces_its_canary(tmp_path: Path, model: Path) -> None:
+    facts, metrics = train(pairs_job(tmp_path, model, learning_rate=3e-3, num_train_epochs=4))
+    assert metrics[-1]["loss"] < 0.5 * metrics[0]["loss"] and metrics[-1]["accuracy"] == 1.0
+    out = tmp_path / "out"
+    assert {"model.safetensors", "config.json", "tokenizer.json", "canary.json", "metrics.jsonl"} <= {path.name for path in out.iterdir()}
+    assert _chat.fingerprint(_chat.load_tokenizer(out)) == _chat.fingerprint(_chat.load_tokenizer(model))
+    stored = _canary.read(out)
+    assert stored is not None and len(stored[0]) == 8
+    loaded = _forward.load(out, "float32", "cpu")
+    assert _canary.difference(stored[1], _canary.measure(loaded, stored[0])) < 1e-4
+    assert _canary.difference(stored[1], _canary.measure(_forward.load(model, "float32", "cpu"), stored[0])) > 0.05
+    assert facts["responses"] == 40 and facts["grad_norm_max"] >= facts["grad_norm_last"] > 0
+
+
+@pytest.mark.parametrize("settings", [{"tokens_per_device": 40}, {"gradient_checkpointing": True}])
+def test_machine_settings_change_nothing_but_noise(tmp_path: Path, model: Path, settings: dict[str, Any]) -> None:
+    _, one = train(pairs_job(tmp_path / "a", model))
+    _, other = train(pairs_job(tmp_path / "b", model), **settings)
+    for a, b in zip(one, other, strict=True):
+        assert b["loss"] == pytest.approx(a["loss"], rel=1e-5)
+
+
+@pytest.mark.parametrize("settings", [{"optim": "rmsprop"}, {"weight_decay": 0.1}, {"lr_scheduler_type": "cosine", "warmup_ratio": 0.3}])
+def test_optimizers_train(tmp_path: Path, model: Path, settings: dict[str, Any]) -> None:
+    _, metrics = train(pairs_job(tmp_path, model, num_train_epochs=2, **settings))
+    assert metrics[-1]["loss"] < metrics[0]["loss"]
+
+
+def test_vectors_are_not_decayed() -> None:
+    named = [("norm", torch.nn.Parameter(torch.ones(3))), ("weight", torch.nn.Parameter(torch.ones(3, 3)))]
+    groups = _schedule.optimizer(named, Optimisation(weight_decay=0.1)).param_groups
+    assert [(group["weight_decay"], group["params"][0].ndim) for group in groups] == [(0.1, 2), (0.0, 1)]
+
+
+def test_bfloat16_keeps_what_is_too_small_for_it(tmp_path: Path, model: Path) -> None:
+    made = pairs_job(tmp_path, model, {"kind": "dpo", "reference_free": True}, learning_rate=1e-6, num_train_epochs=5)
+    loaded = _forward.load(model, "bfloat16", "cpu")
+    worker = _single.Single(loaded, made, "cpu")
+    before = [master.clone() for master in worker._masters]
+    examples = _data.read(made)
+    for _, units in _loop.step_units(made.optimisation, 20, 7):
+        _loop._step(made, examples, worker, 10_000, units, "here", 1e-6, False)
+    moved = [(master - old).abs().max().item() for master, old in zip(worker._masters, before, strict=True)]
+    assert 1e-6 < max(moved) < 1e-4
+    facts, _ = train(made, dtype="bfloat16")
+    assert facts["steps"] == 15
+    assert json.loads((made.out / "config.json").read_text())["dtype"] == "bfloat16"
+
+
+def test_a_loss_that_is_no_number_stops_with_step_and_value(tmp_path: Path, model: Path) -> None:
+    wild = {"learning_rate": 1e10, "lr_scheduler_type": "constant", "num_train_epochs": 10}
+    with pytest.raises(Refusal, match=r"(loss|gradient norm) is (nan|inf) at step \d+ of 30 \(learning rate 1e\+10\)"):
+        train(pairs_job(tmp_path, model, {"kind": "dpo", "reference_free": True}, **wild))
+    assert not list((tmp_path / "out").iterdir())
