@@ -4,6 +4,8 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 # uv does not read pip's configuration, so hand on where pip looks for wheels (empty elsewhere, and then harmless).
 export UV_FIND_LINKS := $(or $(PIP_FIND_LINKS),$(shell $(PYTHON) -m pip config get global.find-links 2>/dev/null))
+# Trust what the system trusts, as pip does; a proxy's certificate is there.
+export UV_SYSTEM_CERTS := 1
 export HF_HUB_DISABLE_TELEMETRY := 1
 export DO_NOT_TRACK := 1
 INSTALL := $(BIN)/python -m uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --override overrides.txt
