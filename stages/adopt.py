@@ -61,7 +61,6 @@ def _folder(path: Path, config: Config) -> Facts:
 
 
 def _hub(repo: str, revision: str | None, address: str) -> Facts:
-    from httpx import HTTPError
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled, RepositoryNotFoundError, RevisionNotFoundError
 
@@ -70,7 +69,8 @@ def _hub(repo: str, revision: str | None, address: str) -> Facts:
         info = HfApi().model_info(repo, revision=revision, files_metadata=True)
     except (RepositoryNotFoundError, RevisionNotFoundError) as error:
         raise Refusal(f"{address}: the hub has no {where} ({_first(error)}), or it needs a token; check the name, or log in") from error
-    except (OfflineModeIsEnabled, HfHubHTTPError, HTTPError, OSError) as error:
+    # The bases are OSError and the error of whichever HTTP library this version of the hub's client uses.
+    except (OfflineModeIsEnabled, *HfHubHTTPError.__bases__) as error:
         raise Refusal(f"{address}: the hub cannot be asked for {where} ({_first(error)}); adopt a local folder instead") from error
     files = {each.rfilename: (each.lfs.sha256 if each.lfs else each.blob_id) for each in info.siblings or []}
     if "config.json" not in files or not any(name.endswith(WEIGHTS) for name in files):

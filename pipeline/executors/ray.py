@@ -129,7 +129,7 @@ def _step(step: Step, context: Context, attempts: int, alone: bool, *reads: str)
             if not isinstance(error.__cause__, RankLost) or times == attempts:
                 raise
             # The whole step again and not just its gang: the trainer looks for its newest checkpoint first.
-            notes.note(f"{error.__cause__}; all ranks start again ({times} of {attempts - 1})")
+            notes.note(f"{str(error.__cause__).partition(';')[0]}; all ranks start again ({times} of {attempts - 1})")
     raise AssertionError("unreachable: the last attempt returns or raises")
 
 

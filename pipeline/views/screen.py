@@ -6,9 +6,11 @@ never reads it as markup. Tables have no vertical lines, so that they can be cop
 
 import json
 import os
+import shutil
 import sys
 import unicodedata
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 from rich.box import SIMPLE_HEAD
@@ -157,5 +159,7 @@ def indented(part: RenderableType) -> Padding:
 
 
 def command(text: str) -> Text:
-    """A command line that can be copied whole."""
+    """A command line that can be copied whole, whether or not the environment of `rematch` is active."""
+    if text.startswith("rematch ") and shutil.which("rematch") is None and Path(sys.argv[0]).name == "rematch":
+        text = f"{sys.argv[0]} {text.removeprefix('rematch ')}"
     return Text(f"  {text}", style="cyan", no_wrap=True, overflow="ignore")

