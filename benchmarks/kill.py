@@ -64,7 +64,8 @@ def main() -> None:
         kills += 1
         visible = digests(base / "killed") if (base / "killed").exists() else {}
         assert visible.items() <= whole.items(), "what is visible differs"
-        drafts = [path.parent.name for path in (base / "killed").glob("*/.*/work/checkpoint*")] if visible else []
+        found = sorted((base / "killed").glob("*/.*/work/checkpoint-*"))[-1:]
+        drafts = [f"{path.parents[2].name}/{path.parents[1].name.split('.')[1]} at step {int(path.name.split('-')[1])}" for path in found]
         resumed_training += bool(drafts)
         print(f"kill {kills:2}: {len(visible):2} artifacts stand; training checkpoints: {', '.join(drafts) or 'none'}", flush=True)
     subprocess.run([*command, "--run", "killed"], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)

@@ -50,6 +50,11 @@ def load_tokenizer(folder: Path) -> Any:
     return tokenizer
 
 
+def _bad_template(tokenizer: Any, error: Exception) -> Refusal:
+    where = tokenizer.name_or_path or "tokenizer"
+    return Refusal(f"{where}: its chat template does not take these messages ({error}); mend the template, or the roles of the prompts")
+
+
 def render(tokenizer: Any, messages: Sequence[Message]) -> list[int]:
     """Token ids of a chat up to where the assistant starts to speak."""
     return render_all(tokenizer, [messages])[0]
@@ -57,12 +62,19 @@ def render(tokenizer: Any, messages: Sequence[Message]) -> list[int]:
 
 def render_all(tokenizer: Any, chats: Sequence[Sequence[Message]]) -> list[list[int]]:
     """Token ids of each chat up to where the assistant starts to speak, with at most one BOS: the template's."""
+    from jinja2 import TemplateError
+
     if not chats:
         return []
     if not tokenizer.chat_template:
         where = tokenizer.name_or_path or "tokenizer"
         raise Refusal(f"{where}: has no chat template; use the instruction-tuned model, or put a chat_template.jinja in that folder")
-    rendered = tokenizer.apply_chat_template([list(chat) for chat in chats], tokenize=True, add_generation_prompt=True, return_dict=True)
+    try:
+        rendered = tokenizer.apply_chat_template(
+            [list(chat) for chat in chats], tokenize=True, add_generation_prompt=True, return_dict=True
+        )
+    except TemplateError as error:
+        raise _bad_template(tokenizer, error) from error
     return [_one_bos(list(ids), tokenizer.bos_token_id) for ids in rendered["input_ids"]]
 
 
@@ -99,9 +111,14 @@ def end_of_turn(tokenizer: Any) -> int:
 
 
 def _find_end_of_turn(tokenizer: Any) -> int:
+    from jinja2 import TemplateError
+
     mark = "zqzqz"
     chat = [{"role": "user", "content": "a"}, {"role": "assistant", "content": mark}]
-    tail = tokenizer.apply_chat_template(chat, tokenize=False).rpartition(mark)[2]
+    try:
+        tail = tokenizer.apply_chat_template(chat, tokenize=False).rpartition(mark)[2]
+    except TemplateError as error:
+        raise _bad_template(tokenizer, error) from error
     special = {id for id, token in tokenizer.added_tokens_decoder.items() if token.special}
     for id in tokenizer(tail, add_special_tokens=False)["input_ids"]:
         if id in special:

@@ -104,8 +104,9 @@ def open(config: Config, model: Path, *, seed: int) -> Generator[Transformers, N
     """Load `model`, check its canary, and free it at the end. `seed` is unused: every request brings its own."""
     import torch
 
-    from engines import _canary, _chat
+    from engines import _canary, _chat, _weights
 
+    _weights.check_device(config.device)
     tokenizer = _chat.load_tokenizer(model)
     threads = torch.get_num_threads()
     if config.threads:
@@ -121,20 +122,9 @@ def open(config: Config, model: Path, *, seed: int) -> Generator[Transformers, N
 
 
 def _load(config: Config, folder: Path) -> Any:
-    import torch
-    from transformers import AutoModelForCausalLM
-    from transformers.utils import logging
+    from engines import _weights
 
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()  # the run has a progress bar of its own
-    try:
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=getattr(torch, config.dtype), local_files_only=True, trust_remote_code=False, use_safetensors=True
-        )
-    finally:
-        if shown:
-            logging.enable_progress_bar()
-    return loaded.to(config.device).eval()
+    return _weights.causal_lm(folder, config.dtype).to(config.device).eval()
 
 
 def _drop(model: Any) -> None:

@@ -91,21 +91,22 @@ def read(path: Path, *, verify: bool = False) -> Artifact | None:
         if path.exists():
             raise CorruptArtifact(f"{path}: has no {MANIFEST}, so it is not an artifact; move it away and run again") from None
         return None
-    except ValidationError as error:
-        raise CorruptArtifact(f"{path / MANIFEST}: is not a manifest ({error.error_count()} problems); {_WAY_OUT}") from None
+    except ValidationError:
+        raise CorruptArtifact(f"{path / MANIFEST}: is not a whole manifest; {_way_out(path)}") from None
     for entry in manifest.files:
         file = path / entry.path
         size = file.stat().st_size if file.is_file() else None
         if size != entry.bytes:
-            raise CorruptArtifact(f"{file}: has {size} bytes, its manifest says {entry.bytes}; {_WAY_OUT}")
+            raise CorruptArtifact(f"{file}: has {size} bytes, its manifest says {entry.bytes}; {_way_out(path)}")
         if verify and digest_of(file) != entry.blake3:
-            raise CorruptArtifact(f"{file}: its digest differs from its manifest's, so the bytes have changed; {_WAY_OUT}")
+            raise CorruptArtifact(f"{file}: its digest differs from its manifest's, so the bytes have changed; {_way_out(path)}")
     if verify and _digest(manifest.files) != manifest.digest:
-        raise CorruptArtifact(f"{path / MANIFEST}: its files do not add up to its digest; {_WAY_OUT}")
+        raise CorruptArtifact(f"{path / MANIFEST}: its files do not add up to its digest; {_way_out(path)}")
     return Artifact(path, manifest)
 
 
-_WAY_OUT = "`rematch retire` this step moves it to the attic, then run again"
+def _way_out(path: Path) -> str:
+    return f"`rematch retire {path.parent.parent} {path.parent.name}/{path.name}` moves it to the attic, then run again"
 
 
 def draft_folder(path: Path, key: str) -> Path:

@@ -1,6 +1,5 @@
 """Build one step: the step boundary, which every executor calls, in whichever process."""
 
-import errno
 import importlib.metadata
 import os
 import platform
@@ -14,7 +13,7 @@ from typing import Any
 
 from pipeline import artifact
 from pipeline.artifact import Artifact
-from pipeline.errors import Refusal
+from pipeline.errors import Refusal, storage
 from pipeline.plan import Step
 from pipeline.profile import Profile
 from pipeline.tools import Pool, Progress, Tools
@@ -39,8 +38,8 @@ def build(step: Step, context: Context, pool: Pool) -> Artifact:
     path = step.folder(context.run)
     began = time.time()
     profile = context.profile.at(step.node)
-    inputs = {slot: tuple(_input(context.run / a) for a in addresses) for slot, addresses in step.inputs.items()}
     try:
+        inputs = {slot: tuple(_input(context.run / a) for a in addresses) for slot, addresses in step.inputs.items()}
         with artifact.draft(path, step.key) as draft:
             tools = Tools(
                 address=step.address,
@@ -67,15 +66,11 @@ def build(step: Step, context: Context, pool: Pool) -> Artifact:
             )
     except Refusal as error:
         raise Refusal(_addressed(step.address, str(error))) from error
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or "No space left" in str(error):
-            raise Refusal(
-                f"{step.address}: the disk is full below {context.run}; free some space and run again, finished parts are kept"
-            ) from error
-        if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
-            where = error.filename or context.run
-            raise Refusal(f"{step.address}: {where} cannot be written ({error.strerror}); check its permissions") from error
-        raise
+    except Exception as error:
+        refusal = storage(error, step.address, context.run)
+        if refusal is None:
+            raise
+        raise refusal from error
     return made
 
 

@@ -57,7 +57,9 @@ def plan(recipe: Recipe, profile: Profile) -> list[Step]:
     """The steps of a recipe in an order in which they can be built. Raises Problems with all that is wrong."""
     steps: dict[str, Step] = {}
     broken: set[str] = set()
-    problems: dict[tuple[str, str], str] = {}
+    problems: dict[tuple[str, str], str] = {("profile", text): text for text in _overrides(recipe, profile)}
+    if problems:
+        profile = profile.model_copy(update={"overrides": {}})  # said already; the recipe is still looked at
     for folder, round, nodes in sections(recipe):
         for name, node in nodes.items():
             try:
@@ -71,13 +73,23 @@ def plan(recipe: Recipe, profile: Profile) -> list[Step]:
                 section = "start" if round is None else "round"
                 for text in str(error).split("\n"):
                     problems.setdefault((f"{section}.{name}", text), f"{folder}/{name}: {text}")
-    strangers = set(profile.overrides) - set(recipe.start) - set(recipe.round)
-    for name in sorted(strangers):
-        text = plugin.unknown("node", name, [*recipe.start, *recipe.round])
-        problems[("profile", name)] = f"profile {profile.name}, overrides: {text}"
     if problems:
         raise Problems(list(problems.values()))
     return list(steps.values())
+
+
+def _overrides(recipe: Recipe, profile: Profile) -> Iterator[str]:
+    """What is wrong with the profile's overrides, given the recipe's nodes."""
+    nodes = [*recipe.start, *recipe.round]
+    for name in profile.overrides:
+        where = f"profile {profile.name}, overrides"
+        if name not in nodes:
+            yield f"{where}: {plugin.unknown('node', name, nodes)}"
+            continue
+        try:
+            profile.at(name)
+        except ValidationError as error:
+            yield from (f"{where}.{name}: {text}" for text in plugin.explain(error, Profile))
 
 
 class _Follows(Exception):
@@ -199,15 +211,23 @@ def _resolve(
 
 def _nothing(ref: str, name: str, when: str, recipe: Recipe, folder: str, round: int | None, reader: str) -> str:
     section = recipe.start if round is None else recipe.round
+    if when == "prev" and round is not None and round > 1 and name in recipe.start:
+        return (
+            f"'{ref}' is the '{name}' of the round before, and the round makes none; "
+            f"read '{name}@start', or add a node '{name}' to the round"
+        )
     if when in ("prev", "start"):
         return f"'{ref}' is start/{name} here, and the start has no usable node '{name}'; add one, or read '{name}'"
     if name == reader:
-        return f"'{ref}' is this very node; write '{ref}@prev' for the one of the round before"
+        last = "read another node" if round is None else f"write '{ref}@prev' for the one of the round before"
+        return f"'{ref}' is this very node; {last}"
     order = list(section)
     if name in section and order.index(name) > order.index(reader):
         if _reaches(section, name, reader):
-            return f"'{ref}' closes a cycle: {name} reads {reader}; write '{ref}@prev' in one of them"
-        return f"'{ref}' comes later in the recipe; move it above {reader}, or write '{ref}@prev'"
+            last = "let one of them read another node" if round is None else f"write '{ref}@prev' in one of them"
+            return f"'{ref}' closes a cycle: {name} reads {reader}; {last}"
+        last = "" if round is None else f", or write '{ref}@prev'"
+        return f"'{ref}' comes later in the recipe; move it above {reader}{last}"
     return f"'{ref}' is a node of neither this round nor the start; name another"
 
 

@@ -18,6 +18,8 @@ from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, GetJsonSchemaH
 from pydantic_core import CoreSchema, core_schema
 
 FOLDERS = ("stages", "judges", "objectives", "engines", "trainers", "rules", "sources", "pipeline.executors")
+VERBS: dict[str, str] = dict(zip(FOLDERS, ("run", "judge", "loss", "open", "train", "choose", "read", "execute"), strict=True))
+"""The function that makes a module a plugin of its folder."""
 
 
 class Settings(BaseModel):
@@ -76,11 +78,18 @@ def load(folder: str, kind: str) -> ModuleType:
     """The module of one plugin. Raises ValueError with the nearest known name if there is none."""
     if "." in kind:
         try:
-            return importlib.import_module(kind)
-        except ModuleNotFoundError as error:
-            if error.name and kind.startswith(error.name):
+            module = importlib.import_module(kind)
+        except (TypeError, ModuleNotFoundError) as error:
+            if isinstance(error, TypeError) and not kind.startswith("."):
+                raise
+            name = error.name if isinstance(error, ModuleNotFoundError) else kind
+            if name and kind.startswith(name):
                 raise ValueError(f"no module '{kind}' can be imported; install it, or put its folder on PYTHONPATH") from None
             raise
+        lacks = [name for name in ("VERSION", "Config", VERBS[folder]) if not hasattr(module, name)]
+        if lacks:
+            raise ValueError(f"module '{kind}' has no {', '.join(lacks)}, so it is not one of the {folder}; name another module")
+        return module
     if kind not in names(folder):
         raise ValueError(unknown(folder.rpartition(".")[2].removesuffix("s"), kind, names(folder)))
     return importlib.import_module(f"{folder}.{kind}")
@@ -116,7 +125,7 @@ def explain(error: ValidationError, config: type[BaseModel]) -> Iterator[str]:
         if problem["type"] == "extra_forbidden":
             yield unknown("field", where, list(config.model_fields))
         elif problem["type"] == "missing":
-            yield f"{where}: is required"
+            yield f"{where}: is required; add it"
         elif problem["type"] == "value_error":
             message = problem["msg"].removeprefix("Value error, ")
             yield f"{where}: {message}" if where else message

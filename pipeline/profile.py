@@ -51,7 +51,7 @@ class Profile(Settings):
 def _merge(profile: Profile, changes: dict[str, Any]) -> Profile:
     body = plain(profile)
     for section, value in changes.items():
-        if isinstance(value, dict) and "kind" not in value:
+        if isinstance(value, dict) and "kind" not in value and isinstance(body.get(section), dict):
             value = {**body[section], **value}
         body[section] = value
     return Profile.model_validate(body)

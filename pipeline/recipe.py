@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from copy import deepcopy
 from pathlib import Path
-from typing import Any, cast
+from typing import Annotated, Any, cast
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -12,6 +12,8 @@ from pipeline.errors import Problems, Refusal
 from pipeline.plugin import explain, unknown
 
 Node = dict[str, Any]
+Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]*$")]
+"""Names a folder below the run, and nothing outside it."""
 
 
 class Recipe(BaseModel):
@@ -22,9 +24,9 @@ class Recipe(BaseModel):
     """All randomness derives from it."""
     rounds: int = Field(ge=0)
     """How many times `round` is unrolled."""
-    start: dict[str, Node]
+    start: dict[Name, Node]
     """Nodes that are built once. In round 1, `x@prev` means the start's `x`."""
-    round: dict[str, Node] = {}
+    round: dict[Name, Node] = {}
     """Nodes that are built in every round, each naming its `stage`."""
 
 
@@ -53,12 +55,21 @@ def _home(folder: str) -> Path:
 def read(path: Path) -> dict[str, Any]:
     """The plain data of a YAML file. Raises Refusal if it is not YAML, or not a mapping."""
     try:
-        body = yaml.safe_load(path.read_text())
+        body = yaml.safe_load(path.read_bytes().decode())
+    except UnicodeDecodeError as error:
+        raise Refusal(f"{path}: is not UTF-8 (byte {error.start}); save the file as UTF-8") from None
     except yaml.YAMLError as error:
-        raise Refusal(f"{path}: is not YAML: {' '.join(str(error).split())}; mend the file") from None
+        raise Refusal(f"{path}: is not YAML ({_yaml_problem(error)}); mend the file") from None
     if not isinstance(body, dict):
-        raise Refusal(f"{path}: holds {type(body).__name__}, not a mapping; see recipes/ for examples")
+        holds = "is empty" if body is None else f"holds {type(body).__name__}, not a mapping"
+        raise Refusal(f"{path}: {holds}; see recipes/ for examples")
     return cast(dict[str, Any], body)
+
+
+def _yaml_problem(error: yaml.YAMLError) -> str:
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
+        return f"line {error.problem_mark.line + 1}, column {error.problem_mark.column + 1}: {error.problem}"
+    return " ".join(str(error).split())
 
 
 def load(path: Path, changes: list[str] | None = None) -> Recipe:
@@ -96,9 +107,14 @@ def set_value(body: dict[str, Any], change: str, from_round: int = 1) -> dict[st
         at = cast(Any, at[name])
     if not isinstance(at, dict):
         raise Refusal(f"--set {change}: {'.'.join(parents)} is {at!r}, which has no fields; set it as a whole")
-    value = yaml.safe_load(text)
-    if from_round > 1 and parents and parents[0] == "round":
-        value = {"by_round": [*(_at(cast(Any, at.get(leaf)), r) for r in range(1, from_round)), value]}
+    try:
+        value = yaml.safe_load(text)
+        if from_round > 1 and parents and parents[0] == "round":
+            value = {"by_round": [*(_at(cast(Any, at.get(leaf)), r) for r in range(1, from_round)), value]}
+    except yaml.YAMLError as error:
+        raise Refusal(f"--set {change}: the value is not YAML ({_yaml_problem(error)}); quote it, or close what is open") from None
+    except ValueError as error:
+        raise Refusal(f"--set {change}: {error}") from None
     at[leaf] = value
     return body
 

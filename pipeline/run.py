@@ -1,5 +1,6 @@
 """Run what is missing. A run is a folder of artifacts; its status is computed from them and stored nowhere."""
 
+import difflib
 import fcntl
 import json
 import os
@@ -19,7 +20,7 @@ from pipeline import profile as profiles
 from pipeline import recipe as recipes
 from pipeline.artifact import CorruptArtifact
 from pipeline.build import Context
-from pipeline.errors import Problems, Refusal
+from pipeline.errors import Problems, Refusal, storage
 from pipeline.plan import Step, dependents, plan
 from pipeline.profile import Profile
 from pipeline.recipe import Recipe
@@ -139,7 +140,9 @@ def affected(steps: list[Step], start_at: str) -> list[str]:
     if not roots:
         folders = sorted({a.split("/")[0] for a in addresses})
         if start_at not in folders:
-            raise Refusal(f"--from {start_at}: the recipe has no such round or step; rounds: {', '.join(folders)}")
+            near = difflib.get_close_matches(start_at, addresses, n=1) if "/" in start_at else []
+            known = f"did you mean '{near[0]}'?" if near else f"rounds: {', '.join(folders)}"
+            raise Refusal(f"--from {start_at}: the recipe has no such round or step; {known}")
         roots = {a for a in addresses if start_at == "start" or (a >= start_at and not a.startswith("start/"))}
     return dependents(steps, roots)
 
@@ -168,6 +171,9 @@ def fork(origin: Path, folder: Path, *, at: int, changes: list[str]) -> tuple[Re
     """
     if folder.exists():
         raise Refusal(f"{folder}: exists already; choose another name for the fork")
+    beside = next(parent for parent in folder.absolute().parents if parent.exists())
+    if beside.stat().st_dev != origin.stat().st_dev:
+        raise Refusal(f"{folder}: is on another disk than {origin}, and a fork shares files by hard link; fork to a folder beside it")
     body = recipes.read(origin / RECIPE)
     for change in changes:
         body = recipes.set_value(body, change, from_round=at)
@@ -229,10 +235,16 @@ def locked(folder: Path) -> Generator[None]:
         except BlockingIOError:
             handle.seek(0)
             raise Refusal(f"{folder}: is held by {_holder(handle.read())}; wait for it, or end it") from None
-        handle.truncate(0)
-        handle.write(json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}))
-        handle.flush()
-        yield
+        me = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
+        try:
+            handle.truncate(0)
+            os.write(handle.fileno(), json.dumps(me).encode())  # with a buffer, a full disk would strike again on closing
+            yield
+        except OSError as error:
+            refusal = storage(error, str(folder), folder)
+            if refusal is None:
+                raise
+            raise refusal from error
 
 
 def _holder(text: str) -> str:

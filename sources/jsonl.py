@@ -26,7 +26,7 @@ def read(config: Config, seed: int) -> Iterator[Record]:
                 if line.strip():
                     rows += 1
                     yield record(config, _parse(line, where := f"{config.path}:{at}"), where)
-    except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError) as error:
         raise Refusal(f"{config.path}: {(error.strerror or 'cannot be read').lower()}; name a JSON Lines file that can be read") from None
     if not rows:
         raise Refusal(f"{config.path}: holds no rows; put one JSON object on each line")

@@ -32,7 +32,9 @@ def make(settings: dict[str, Any], alphabet: str | None, bos: bool, seed: int, o
     try:
         config = AutoConfig.for_model(kind, **settings)
     except (ValueError, TypeError) as error:
-        raise Refusal(f"model: transformers makes no '{kind}' of these settings ({error}); check model_type and its fields") from error
+        raise Refusal(
+            f"model: transformers makes no '{kind}' of these settings ({_short(error)}); check model_type and its fields"
+        ) from error
     strangers = sorted(
         name for name in settings if name not in type(config)().to_dict() and name not in getattr(config, "attribute_map", {})
     )
@@ -73,3 +75,8 @@ def tokenizer(alphabet: str | None, bos: bool) -> PreTrainedTokenizerFast:
 
 def _numbered(tokens: list[str]) -> dict[str, int]:
     return {token: i for i, token in enumerate(tokens)}
+
+
+def _short(error: Exception) -> str:
+    """Without the list of every architecture that transformers knows."""
+    return str(error).partition(" Should contain one of")[0].rstrip(".")

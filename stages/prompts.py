@@ -41,5 +41,6 @@ def run(config: Config, inputs: dict[str, tuple[Artifact, ...]], out: Path, tool
     )
     written = rows.write(out, "prompts", (rows.from_pylist("prompts", batch) for batch in _adopt_rows.batches(made)))
     if not written:
-        raise Refusal(f"{tools.address}: no prompt is left of the {counts.read} that were read ({counts.facts}); loosen the limits")
+        why = ", ".join(f"{count} {reason.replace('_', ' ')}" for reason, count in counts.facts.items())
+        raise Refusal(f"{tools.address}: no prompt is left of the {counts.read} that were read ({why}); loosen the limits")
     return _adopt_rows.report(tools, config.source, counts, written)

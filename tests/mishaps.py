@@ -16,10 +16,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from tests.models import tiny_llama
 
 from pipeline import cli
 from pipeline.recipe import set_value
+from tests.models import tiny_llama
 
 ROOT = Path(__file__).parent.parent
 PROFILE = {"name": "test", "engine": "canned", "trainer": "torch", "rows_per_shard": 4}
@@ -69,6 +69,11 @@ def real_model(here: Path, **settings: Any) -> None:
 
 
 # What breaks.
+
+
+def other_width(here: Path) -> None:
+    path = here / "model" / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "hidden_size": 64}))
 
 
 def bad_line(here: Path) -> None:
@@ -134,12 +139,12 @@ def mounted(*arguments: str) -> None:
         pytest.skip(f"nothing can be mounted here: {made.stderr.strip()}")
 
 
-def small_disk(size: str) -> Lasting:
+def small_disk(size: str, path: str = "runs") -> Lasting:
     """A disk of its own under the runs; when the mishap is over, it has grown."""
 
     @contextmanager
     def lasts(here: Path) -> Iterator[None]:
-        place = str(here / "runs")
+        place = str(here / path)
         Path(place).mkdir()
         mounted("-t", "tmpfs", "-o", f"size={size}", "tmpfs", place)
         yield

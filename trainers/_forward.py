@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from engines import _canary
+from engines import _canary, _weights
 from pipeline.errors import Refusal
 from trainers._batches import Layout, layout
 
@@ -102,6 +102,7 @@ def dropout_off(model: Any) -> None:
 
 def load(folder: Path, dtype: str, device: str) -> Any:
     """The causal language model of a Hugging Face folder, without dropout, its forward checked. Raises Refusal if it cannot be loaded."""
+    _weights.check_device(device)
     model = read(folder, dtype)
     model.to(device)
     check(model)
@@ -110,16 +111,7 @@ def load(folder: Path, dtype: str, device: str) -> Any:
 
 def read(folder: Path, dtype: str) -> Any:
     """The causal language model of a Hugging Face folder, without dropout."""
-    from transformers import AutoModelForCausalLM
-    from transformers.utils.logging import disable_progress_bar
-
-    disable_progress_bar()  # they would write across ours
-    try:
-        model = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=getattr(torch, dtype), local_files_only=True, trust_remote_code=False, use_safetensors=True
-        )
-    except (OSError, ValueError) as error:
-        raise Refusal(f"{folder}: no causal language model can be loaded from it ({error}); check the folder") from error
+    model = _weights.causal_lm(folder, dtype)
     dropout_off(model)
     return model
 

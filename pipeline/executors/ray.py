@@ -9,7 +9,7 @@ import logging
 import threading
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from pydantic import Field
 
@@ -68,11 +68,11 @@ def _run(config: Config, steps: list[Step], context: Context) -> None:
         _notes(step, context.run).unlink(missing_ok=True)
         reads = [refs[address] for address in step.reads if address in refs]
         own = _own(step, context)
+        room = own or Placement(cpus=0.0)
         # A coordinator is not repeated: its workers may still write.
-        room = (
-            {"num_cpus": own.cpus, "num_gpus": own.gpus, "max_retries": config.attempts - 1} if own else {"num_cpus": 0, "max_retries": 0}
-        )
-        refs[step.address] = task.options(name=step.address, **room).remote(step, bare, config.attempts, own is not None, *reads)
+        repeats = config.attempts - 1 if own else 0
+        options = task.options(name=step.address, num_cpus=room.cpus, num_gpus=room.gpus, max_retries=repeats)
+        refs[step.address] = options.remote(step, bare, config.attempts, own is not None, *reads)
     waiting = {step.address: step for step in steps}
     teller = _Teller(context)
     while waiting:
@@ -81,14 +81,14 @@ def _run(config: Config, steps: list[Step], context: Context) -> None:
             teller.look(step)
         for step in [step for step in waiting.values() if refs[step.address] in done]:
             try:
-                ray.get(refs[step.address])
+                notes: list[str] = ray.get(refs[step.address])
             except RayError as error:
                 _fail(step, error, StepFailed)
             del waiting[step.address]
-            teller.finished(step)
+            teller.finished(step, notes)
 
 
-def _fail(step: Step, error: Any, died: type[Exception]) -> None:
+def _fail(step: Step, error: Any, died: type[Exception]) -> NoReturn:
     from pipeline.executors._ray_cluster import cause
 
     found = cause(error)
@@ -113,8 +113,8 @@ def _own(step: Step, context: Context) -> Placement | None:
     return asked if step.uses == "trainer" and getattr(trainer, "IN_PROCESS", False) else None
 
 
-def _step(step: Step, context: Context, attempts: int, alone: bool, *reads: str) -> str:
-    """One step, in a process of the cluster; returns the digest of what it built. `reads` only orders the steps."""
+def _step(step: Step, context: Context, attempts: int, alone: bool, *reads: list[str]) -> list[str]:
+    """One step, in a process of the cluster; returns its notes. `reads` only orders the steps."""
     from pipeline.executors import _ray_pool
 
     folder = artifact.draft_folder(step.folder(context.run), step.key)
@@ -124,7 +124,8 @@ def _step(step: Step, context: Context, attempts: int, alone: bool, *reads: str)
     pool = _ray_pool.RayPool(attempts, notes.note, alone)
     for times in range(1, attempts + 1):
         try:
-            return build(step, replace(context, report=notes.report), pool).manifest.digest
+            build(step, replace(context, report=notes.report), pool)
+            return notes.texts
         except Refusal as error:
             if not isinstance(error.__cause__, RankLost) or times == attempts:
                 raise
@@ -149,8 +150,12 @@ class _Notes:
         self._now.update(done=done, total=total)
         self._write()
 
+    @property
+    def texts(self) -> list[str]:
+        return self._now["notes"]
+
     def note(self, text: str) -> None:
-        self._now["notes"].append(text)
+        self.texts.append(text)
         self._write()
 
     def _write(self) -> None:
@@ -182,18 +187,22 @@ class _Teller:
             return
         self._begin(step)
         before = self._shown[step.address]
-        for note in now["notes"][len(before["notes"]) :]:
-            logging.getLogger(f"rematch.{step.address.replace('/', '.')}").warning(note)
+        self._warn(step, now["notes"])
         if (now["done"], now["total"]) != (before["done"], before["total"]):
             self._context.report(step.address, now["done"], now["total"])
         self._shown[step.address] = now
 
-    def finished(self, step: Step) -> None:
-        """Tell that a step is there."""
+    def finished(self, step: Step, notes: list[str]) -> None:
+        """Tell that a step is there. Its last notes went with its draft, so they come with its result."""
         self._begin(step)
+        self._warn(step, notes)
         made: Artifact | None = artifact.read(step.folder(self._context.run))
         assert made is not None, f"{step.address} was built and is not there: does every node see {self._context.run}?"
         self._context.finished(made, step.address)
+
+    def _warn(self, step: Step, notes: list[str]) -> None:
+        for note in notes[len(self._shown[step.address]["notes"]) :]:
+            logging.getLogger(f"rematch.{step.address.replace('/', '.')}").warning(note)
 
     def _begin(self, step: Step) -> None:
         if step.address not in self._shown:

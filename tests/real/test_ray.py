@@ -203,10 +203,51 @@ def test_an_open_cluster_is_refused_and_a_guarded_one_is_joined_with_its_token(t
         assert "no cluster that takes our token" in join(6399, "none")
         assert "no cluster that takes our token" in join(6399, "wrong", RAY_AUTH_TOKEN="fedcba9876543210fedcba9876543210")
         assert join(6399, "joined", **token) == ""
+        assert_the_job_ends_with_its_driver(6399, tmp_path / "killed", {**here, **token})
     assert "nothing answers at 127.0.0.1:6399" in join(6399, "gone", **token)
     run.run(core.small(rounds=1), core.profile(), tmp_path / "inline")
     assert core.digests(tmp_path / "joined") == core.digests(tmp_path / "inline")
     assert not core.digests(tmp_path / "open")
+
+
+JOB = """
+import sys
+from pathlib import Path
+from pipeline import run
+from tests.real import test_ray as t
+settings = t.profile(executor={"kind": "ray", "address": sys.argv[1]}, workers=2)
+run.run(t.nodes(a={"seconds": 5.0}), settings, Path(sys.argv[2]))
+"""
+
+
+def assert_the_job_ends_with_its_driver(port: int, folder: Path, environment: dict[str, str]) -> None:
+    def workers() -> list[str]:
+        titles = [title_of(each.pid) for each in _processes.descendants(os.getpid())]
+        return [title for title in titles if title.startswith(("ray::Worker", "ray::round"))]
+
+    driver = subprocess.Popen([sys.executable, "-c", JOB, f"127.0.0.1:{port}", str(folder)], env=environment)
+    until(lambda: len([title for title in workers() if "Worker.build" in title]) == 2)
+    driver.kill()
+    driver.wait()
+    until(lambda: not workers(), 20)
+
+
+def test_ranks_see_the_gpus_of_their_node_and_use_the_one_of_their_local_rank() -> None:
+    from pipeline.executors._ray_gang import environments
+
+    places = [("a", "10.0.0.1", ["0"]), ("b", "10.0.0.2", ["5"]), ("a", "10.0.0.1", ["3"]), ("b", "10.0.0.2", ["1"])]
+    made = environments(places, 4000)
+    assert [(each["RANK"], each["LOCAL_RANK"], each["LOCAL_WORLD_SIZE"]) for each in made] == [
+        ("0", "0", "2"),
+        ("1", "0", "2"),
+        ("2", "1", "2"),
+        ("3", "1", "2"),
+    ]
+    assert [each["CUDA_VISIBLE_DEVICES"] for each in made] == ["0,3", "5,1", "0,3", "5,1"]
+    assert {(each["MASTER_ADDR"], each["MASTER_PORT"], each["WORLD_SIZE"]) for each in made} == {("10.0.0.1", "4000", "4")}
+    alone = environments([("a", "10.0.0.1", []), ("a", "10.0.0.1", [])], 4000)
+    assert {each["MASTER_ADDR"] for each in alone} == {"127.0.0.1"}
+    assert "CUDA_VISIBLE_DEVICES" not in alone[0]
 
 
 @contextmanager

@@ -1,0 +1,53 @@
+"""Loads the causal language model of a Hugging Face folder whole, or says why not.
+
+transformers fills weights that a checkpoint lacks with random numbers and goes on; here that is a refusal. Engines
+and trainers both load through this page.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import Refusal
+
+
+def causal_lm(folder: Path, dtype: str) -> Any:
+    """The model on the CPU, in `dtype`. Raises Refusal if it cannot be loaded, or if its weights are not all there."""
+    import torch
+    from safetensors import SafetensorError
+    from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
+
+    shown, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
+    logging.disable_progress_bar()  # the run has a progress bar of its own
+    logging.set_verbosity_error()  # what its report would say is refused below
+    try:
+        model, info = AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=getattr(torch, dtype),
+            local_files_only=True,
+            trust_remote_code=False,
+            use_safetensors=True,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+        )
+    except (OSError, ValueError, SafetensorError) as error:
+        raise Refusal(f"{folder}: no causal language model can be loaded from it ({error}); check the folder") from error
+    finally:
+        logging.set_verbosity(verbosity)
+        if shown:
+            logging.enable_progress_bar()
+    misfits = sorted({*info["missing_keys"], *(each[0] for each in info["mismatched_keys"])})
+    if misfits:
+        raise Refusal(
+            f"{folder}: {len(misfits)} weights of its {type(model).__name__} are missing or have another shape, {misfits[0]} among them; "
+            "let config.json and the weights be of one model, saved whole"
+        )
+    return model
+
+
+def check_device(device: str) -> None:
+    """Raises Refusal for a GPU that torch does not see."""
+    import torch
+
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise Refusal(f"device '{device}': torch {torch.__version__} sees no GPU here; say `cpu` in the profile, or install torch for CUDA")
