@@ -24,6 +24,9 @@ class Problems(Refusal):
         self.problems = tuple(problems)
         super().__init__("\n".join(problems))
 
+    def __reduce__(self) -> tuple[type["Problems"], tuple[list[str]]]:
+        return Problems, (list(self.problems),)
+
 
 def storage(error: Exception, address: str, folder: Path) -> Refusal | None:
     """What a failure to write below `folder` means to the user; None if `error` is no such failure."""

@@ -92,6 +92,7 @@ class Tools:
 
         Shards are durable one by one, so that a restart does only the missing ones. The joined files and the
         returned facts (one per shard, in row order) do not depend on how the rows were split.
+        A step maps once: its shards have one place in its draft.
         `uses` is "engine", "forward", "trainer" or None: whose placement in the profile applies.
         """
         task = shards.Task(work, source.path, table, self.work / "shards")

@@ -1,5 +1,7 @@
 """Recipes become steps with keys, and everything that is wrong with one is said at once."""
 
+import pickle
+
 import pytest
 
 from pipeline import recipe
@@ -81,6 +83,11 @@ def test_all_problems_are_reported_at_once_and_each_once():
         steps(small(start__words__tke=1, round__loud__prompts="wrds", round__both__sufix="x", round__both__prompts="nope"))
     assert len(caught.value.problems) == 4  # and none for the nodes that merely read a node at fault
     assert sum("wrds" in problem for problem in caught.value.problems) == 1
+
+
+def test_problems_cross_processes():
+    problems = pickle.loads(pickle.dumps(Problems(["a: is wrong", "b: too"])))
+    assert problems.problems == ("a: is wrong", "b: too") and str(problems) == "a: is wrong\nb: too"
 
 
 def test_a_wrong_kind_of_input_is_refused():

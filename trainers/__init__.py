@@ -5,6 +5,7 @@ A trainer module has `VERSION`, `Config` (the machine: ranks, precision, memory;
     train(config, job: Job, tools) -> Facts
     placement(config) -> pipeline.tools.Placement
 
+and `IN_PROCESS = True` if it trains in the process that runs the step, instead of in a gang of ranks.
 It leaves a Hugging Face folder in safetensors at `job.out` (with tokenizer and `canary.json`), writes
 checkpoints below `job.work` and goes on from the last valid one, with the same data order.
 """

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from pipeline.tools import Tools
 
 VERSION = 1
+IN_PROCESS = True
+"""It trains in the process that runs the step, so that is where an executor reserves the GPU or core."""
 
 
 class Config(Settings):
