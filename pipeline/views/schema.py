@@ -34,7 +34,9 @@ def recipe_schema() -> Schema:
     schema = _top(Recipe, "rematch recipe", "What to do: a graph of nodes for the start, and one for each round.")
     for section in ("start", "round"):
         nodes = [{"$ref": f"#/$defs/{section}.{kind}"} for kind in plugin.names("stages")]
-        schema["properties"][section]["additionalProperties"] = {"oneOf": [*nodes, _elsewhere("stage")]}
+        field = schema["properties"][section]
+        [name] = field["patternProperties"]  # how a node may be named
+        field |= {"patternProperties": {name: {"oneOf": [*nodes, _elsewhere("stage")]}}, "additionalProperties": False}
     if any("$ref" in str(each) for each in defs.values()):
         defs[_BY_ROUND] = {
             "type": "object",
