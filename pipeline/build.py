@@ -13,7 +13,7 @@ from typing import Any
 
 from pipeline import artifact
 from pipeline.artifact import Artifact
-from pipeline.errors import Refusal, storage
+from pipeline.errors import Refusal, missing, storage
 from pipeline.plan import Step
 from pipeline.profile import Profile
 from pipeline.tools import Pool, Progress, Tools
@@ -67,7 +67,7 @@ def build(step: Step, context: Context, pool: Pool) -> Artifact:
     except Refusal as error:
         raise Refusal(_addressed(step.address, str(error))) from error
     except Exception as error:
-        refusal = storage(error, step.address, context.run)
+        refusal = missing(error, step.address) if isinstance(error, ModuleNotFoundError) else storage(error, step.address, context.run)
         if refusal is None:
             raise
         raise refusal from error

@@ -13,6 +13,10 @@ _FULL_SAYS = ("No space left", "File too large", "Disk quota", "unexpected pos",
 _DENIED = (errno.EROFS, errno.EACCES, errno.EPERM)
 
 
+_EXTRAS = {"ray": "ray", "vllm": "gpu", "deepspeed": "gpu"}
+_WITH_TORCH = ("torch", "transformers", "tokenizers", "safetensors", "huggingface_hub", "datasets")
+
+
 class Refusal(Exception):
     """Something the user can mend. Nothing was lost, and nothing half-written is visible."""
 
@@ -42,3 +46,12 @@ def storage(error: Exception, address: str, folder: Path) -> Refusal | None:
             if path.is_file():
                 return Refusal(f"{address}: {path} is not a folder; move it away and run again")
     return None
+
+
+def missing(error: ModuleNotFoundError, address: str) -> Refusal | None:
+    """What a library that is not installed means to the user; None if it is none of the optional ones."""
+    name = (error.name or "").partition(".")[0]
+    extra = "cpu" if name in _WITH_TORCH else _EXTRAS.get(name)
+    if extra is None:
+        return None
+    return Refusal(f"{address}: needs {name}, which is not installed; install it with `pip install 'rematch[{extra}]'` and run again")

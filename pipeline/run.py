@@ -20,7 +20,7 @@ from pipeline import profile as profiles
 from pipeline import recipe as recipes
 from pipeline.artifact import CorruptArtifact
 from pipeline.build import Context
-from pipeline.errors import Problems, Refusal, storage
+from pipeline.errors import Problems, Refusal, missing, storage
 from pipeline.plan import Step, dependents, plan
 from pipeline.profile import Profile
 from pipeline.recipe import Recipe
@@ -129,7 +129,10 @@ def run(recipe: Recipe, profile: Profile, folder: Path, *, start_at: str | None 
                 artifact.sweep(step.folder(folder), step.key)
         todo = [step for step in steps if states[step.address].state == "missing"]
         context = context or Context(run=folder, profile=profile)
-        profile.executor.module.execute(profile.executor.config, todo, context)
+        try:
+            profile.executor.module.execute(profile.executor.config, todo, context)
+        except ModuleNotFoundError as error:
+            raise missing(error, f"executor {profile.executor.kind}") or error from error
     return [step.address for step in todo]
 
 

@@ -1,6 +1,7 @@
 """Runs resume, refuse, fork and retire; nothing is lost, overwritten or served stale."""
 
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -221,3 +222,29 @@ def test_progress_counts_up_to_the_number_of_shards(tmp_path):
     context = Context(run=tmp_path / "r", profile=profile(), report=report)
     run.run(small(rounds=1), profile(), tmp_path / "r", context=context)
     assert [t for t in told if t[0] == "round-01/loud"] == [("round-01/loud", i, 5) for i in range(6)]
+
+
+@pytest.mark.parametrize(
+    "edit, sentence",
+    [
+        (
+            "small(start__policy={'stage': 'init', 'model': {'model_type': 'llama'}}), profile()",
+            "start/policy: needs {}, which is not installed",
+        ),
+        (
+            "small(), profile(executor='ray')",
+            "executor ray: needs ray, which is not installed; install it with `pip install 'rematch[ray]'`",
+        ),
+    ],
+)
+def test_a_library_that_is_not_installed_is_one_sentence(tmp_path, edit, sentence):
+    """The core plans and shows runs without torch and Ray; what needs them says what to install."""
+    code = (
+        "import sys\nfor name in ('torch', 'transformers', 'tokenizers', 'ray', 'datasets'): sys.modules[name] = None\n"
+        "from tests.core import *; from pipeline import run, errors\n"
+        f"try: run.run({edit}, Path(sys.argv[1]))\n"
+        "except errors.Refusal as error: print(error); sys.exit(2)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "r")], capture_output=True, text=True)
+    assert done.returncode == 2, done.stderr
+    assert re.match(re.escape(sentence).replace(r"\{\}", r"\w+"), done.stdout)
