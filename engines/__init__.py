@@ -1,6 +1,7 @@
 """Engines turn text into text. This page is their whole contract; each file beside it is one engine.
 
-An engine module has `VERSION`, `Config`, `SCRIPTED` (True only if its output is not a model's), and
+An engine module has `VERSION`, `Config`, `SCRIPTED` (True only if its output is not a model's), where it can work with
+an adopted endpoint instead of a folder of weights `ENDPOINTS = True`, and
 
     open(config, model: Path, *, seed: int) -> ContextManager[Engine]
     placement(config) -> pipeline.tools.Placement      # processes, and GPUs and CPU cores of each
@@ -12,6 +13,8 @@ everything when its block ends.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
+
+from pipeline.errors import Refusal
 
 Message = dict[str, str]
 """{"role": "system" | "user" | "assistant", "content": text}"""
@@ -37,7 +40,10 @@ class Request:
 
 @dataclass(frozen=True)
 class Response:
-    """One sampled continuation. `token_ids` are the sampled ones, the end-of-turn token included when it was sampled."""
+    """One sampled continuation. `token_ids` are the sampled ones, the end-of-turn token included when it was sampled.
+
+    An engine whose `tokenizer` is None knows no token ids: `token_ids` and `logprobs` are empty.
+    """
 
     text: str
     """Without special tokens."""
@@ -45,7 +51,7 @@ class Response:
     logprobs: tuple[float, ...]
     """log pi(token | before) of each sampled token under the untempered model, natural log; same length as token_ids."""
     finish_reason: str
-    """"stop" or "length"."""
+    """"stop" or "length"; from an endpoint also "content_filter"."""
 
 
 @dataclass(frozen=True)
@@ -58,14 +64,33 @@ class Completion:
     """Summed over the tokens of each option, in the order asked."""
     cached_tokens: int = 0
     """Prompt tokens that were served from a prefix cache."""
+    counted: tuple[int, int] | None = None
+    """Tokens of the prompt and of all responses as an endpoint counts them; None: count the ids."""
+
+    @property
+    def prompt_tokens(self) -> int:
+        return len(self.prompt_token_ids) if self.counted is None else self.counted[0]
+
+    @property
+    def response_tokens(self) -> int:
+        return sum(len(response.token_ids) for response in self.responses) if self.counted is None else self.counted[1]
+
+
+class RequestRefused(Refusal):
+    """An endpoint will not, or does not, answer one request; `index` is its place among those asked."""
+
+    index: int = -1
 
 
 class Engine(Protocol):
     """An open engine."""
 
-    tokenizer: str
-    """Fingerprint of the tokenizer's behaviour (vocabulary, merges, template): same string, same token ids."""
+    tokenizer: str | None
+    """Fingerprint of the tokenizer's behaviour (vocabulary, merges, template): same string, same token ids. None: no ids are known."""
 
     def complete(self, requests: Sequence[Request]) -> list[Completion]:
         """Answers in the order of the requests. A prompt that leaves no room in the context is a Refusal naming it."""
         ...
+
+    # An engine whose answers cost money also has `complete_each(requests, answered)`, which calls `answered(index, completion)`
+    # as soon as each answer is there, so that a crash loses none that was paid for.

@@ -18,6 +18,7 @@ from pipeline.tools import Placement
 
 VERSION = 1
 SCRIPTED = True
+ENDPOINTS = True
 END = 256
 """Token id of the end of a turn."""
 WORDS = ("the", "old", "fox", "a", "quiet", "river", "answers", "many", "open", "questions", "before", "noon", "with", "patience")

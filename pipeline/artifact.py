@@ -51,6 +51,8 @@ class Manifest(BaseModel):
     """Counts and rates that the stage reports. Never part of the key or the digest."""
     provenance: dict[str, Any]
     """What really ran: versions, machine, seconds."""
+    dropped: bool = False
+    """The files were removed on purpose when nothing was left to read them; all else here is as it was."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,7 @@ def read(path: Path, *, verify: bool = False) -> Artifact | None:
         return None
     except ValidationError:
         raise CorruptArtifact(f"{path / MANIFEST}: is not a whole manifest; {_way_out(path)}") from None
-    for entry in manifest.files:
+    for entry in () if manifest.dropped else manifest.files:
         file = path / entry.path
         size = file.stat().st_size if file.is_file() else None
         if size != entry.bytes:
@@ -150,6 +152,18 @@ def publish(
     sync(path.parent)
     shutil.rmtree(made.out.parent)
     return Artifact(path, manifest)
+
+
+def drop(have: Artifact) -> None:
+    """Remove the files of an artifact that nothing will read again. Its manifest says so first, and stays; safe to repeat."""
+    if not have.manifest.dropped:
+        write_file(have.path / MANIFEST, have.manifest.model_copy(update={"dropped": True}).model_dump_json(indent=2).encode())
+    for each in have.path.iterdir():
+        if each.is_dir() and not each.is_symlink():
+            shutil.rmtree(each)
+        elif each.name != MANIFEST:
+            each.unlink()
+    sync(have.path)
 
 
 def sweep(path: Path, key: str) -> None:

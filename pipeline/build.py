@@ -85,7 +85,7 @@ def _input(path: Path) -> Artifact:
     """An input, its bytes checked against its manifest the first time this process reads it."""
     known = _verified.get(path)
     have = artifact.read(path, verify=known is None)
-    if have is None:
+    if have is None or have.manifest.dropped:
         raise Refusal(f"{path}: is gone, and this step reads it; run again to rebuild it")
     if known not in (None, have.manifest.digest):
         have = artifact.read(path, verify=True)

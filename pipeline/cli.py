@@ -25,7 +25,7 @@ app = typer.Typer(
 _RECIPE = "The name of a shipped recipe, a YAML file, or a run folder (its recorded recipe and profile)."
 _SET = "Change a setting, such as round.policy.learning_rate=1.0e-4 or seed=1; `profile.` changes the profile."
 _FROM = "Build this round or step again, such as round-02 or round-02/pairs, and all that reads it. What is replaced moves to the attic."
-_FOLDERS = "stages, judges, objectives, engines, trainers, rules, sources or executors."
+_FOLDERS = "stages, judges, objectives, engines, trainers, rules, sources, reporters or executors."
 
 Run = Annotated[str, typer.Argument(metavar="RUN", help="A run: its folder, or the name of one in ./runs.")]
 Inside = Annotated[str, typer.Argument(metavar="RUN", help="A run, or a path into one, such as runs/demo/round-02/pairs.")]
@@ -301,18 +301,29 @@ def export(
     run: Inside,
     where: Annotated[str, typer.Argument(metavar="WHERE", help="An artifact, such as round-02/pairs.")] = "",
     to: Annotated[Path, typer.Option("--to", metavar="FILE.jsonl|FOLDER", help="A new file or folder; nothing is overwritten.")] = Path(),
+    metrics: Annotated[Path | None, typer.Option("--metrics", metavar="FILE.parquet", help="Instead: all numbers of the run.")] = None,
     json: Json = False,
 ) -> None:
     """Copy a table out of a run: JSON lines, or a folder of Parquet that `datasets.load_dataset` reads.
 
-    Example: `rematch export runs/demo round-02/pairs --to pairs.jsonl`
+    With --metrics, every number that the run's steps reported, one row each: round (0 is the start), node, metric, value.
+
+    Example: `rematch export runs/demo round-02/pairs --to pairs.jsonl`, or `rematch export runs/demo --metrics metrics.parquet`
     """
-    from pipeline import request
+    from pipeline import measured, request
+    from pipeline.plan import plan
     from pipeline.views import export as view
     from pipeline.views import screen
 
     folder, inside = request.locate(run)
     asked = request.recorded(folder)
+    if metrics is not None:
+        if inside or where or to != Path():
+            raise Refusal(f"--metrics {metrics}: holds the whole run; leave out the address and --to")
+        count = measured.write(measured.rows(plan(asked.recipe, asked.profile), folder), metrics)
+        data = {"from": str(folder), "to": str(metrics), "table": "metrics", "rows": count}
+        screen.report(data, json, lambda: f"{count:,} numbers of {folder} to {metrics}")
+        return
     section, node = request.section_of("/".join(part for part in (inside, where) if part), asked.recipe)
     if not node:
         raise Refusal(f"{run} {where}: names no artifact; give one, such as {section}/pairs")

@@ -39,6 +39,8 @@ class Step:
     """A table's name, `model` or `report`."""
     uses: str | None
     """`engine`, `forward`, `trainer` or None."""
+    keep: bool = True
+    """False: its files are removed once all that read it is done. Not part of its identity."""
 
     @property
     def module(self) -> ModuleType:
@@ -65,6 +67,8 @@ def plan(recipe: Recipe, profile: Profile) -> list[Step]:
             try:
                 step = _step(recipe, profile, steps, broken, folder, round, name, node)
                 steps[step.address] = step
+            except _Absent:
+                continue
             except _Follows:
                 broken.add(f"{folder}/{name}")
             except ValueError as error:
@@ -92,6 +96,10 @@ def _overrides(recipe: Recipe, profile: Profile) -> Iterator[str]:
             yield from (f"{where}.{name}: {text}" for text in plugin.explain(error, Profile))
 
 
+class _Absent(Exception):
+    """A node whose stage is null in this round: it is not there, and a reference to it means the start's."""
+
+
 class _Follows(Exception):
     """A node is fine but for a node that it reads; that one's problem is reported, and this one is not."""
 
@@ -100,11 +108,16 @@ def _step(
     recipe: Recipe, profile: Profile, steps: dict[str, Step], broken: set[str], folder: str, round: int | None, name: str, node: Node
 ) -> Step:
     body = cast(dict[str, Any], at_round(node, round))
+    if "stage" not in body and "stage" in node:
+        raise _Absent
     if "stage" not in body:
         raise ValueError(f"names no stage; write 'stage: ...', one of: {', '.join(plugin.names('stages'))}")
     stage = str(body.pop("stage"))
     module = plugin.load("stages", stage)
     found: list[str] = []
+    keep = body.pop("keep", True)
+    if not isinstance(keep, bool):
+        found.append(f"keep: is {keep!r}; write true, or false to have its files removed once all that reads it is done")
     config: Settings | None = None
     try:
         config = module.Config.model_validate(body)
@@ -132,7 +145,8 @@ def _step(
         "seed": recipe.seed,
         "round": round,
         "node": name,
-        "inputs": {slot: [steps[a].key for a in addresses] for slot, addresses in inputs.items()},
+        # Without those that read nothing, so that a new optional reference orphans no run either.
+        "inputs": {slot: [steps[a].key for a in addresses] for slot, addresses in inputs.items() if addresses},
     }
     if uses == "engine" and profile.at(name).engine.module.SCRIPTED:
         identity["scripted"] = True  # so that scripted output never passes as a model's
@@ -148,6 +162,7 @@ def _step(
         seed=int(hash_of([recipe.seed, folder, name])[:15], 16),
         makes=module.MAKES,
         uses=uses,
+        keep=bool(keep),
     )
 
 
@@ -211,6 +226,9 @@ def _resolve(
 
 def _nothing(ref: str, name: str, when: str, recipe: Recipe, folder: str, round: int | None, reader: str) -> str:
     section = recipe.start if round is None else recipe.round
+    there = f"round-{round - 1:02d}" if when == "prev" and round and round > 1 else folder
+    if name in section and name != reader and when != "start" and _is_absent(section[name], there):
+        return f"'{ref}' has no stage in {there}, so it is not there; let {reader} read something else in that round ({{by_round: ...}})"
     if when == "prev" and round is not None and round > 1 and name in recipe.start:
         return (
             f"'{ref}' is the '{name}' of the round before, and the round makes none; "
@@ -229,6 +247,12 @@ def _nothing(ref: str, name: str, when: str, recipe: Recipe, folder: str, round:
         last = "" if round is None else f", or write '{ref}@prev'"
         return f"'{ref}' comes later in the recipe; move it above {reader}{last}"
     return f"'{ref}' is a node of neither this round nor the start; name another"
+
+
+def _is_absent(node: Node, folder: str) -> bool:
+    """Whether a node has a stage in other rounds and none in this one."""
+    number = folder.removeprefix("round-")
+    return number.isdigit() and "stage" in node and "stage" not in cast(dict[str, Any], at_round(node, int(number)))
 
 
 def _reaches(section: dict[str, Node], start: str, goal: str) -> bool:

@@ -17,8 +17,8 @@ from typing import Any, cast, get_origin
 from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationError, model_validator
 from pydantic_core import CoreSchema, core_schema
 
-FOLDERS = ("stages", "judges", "objectives", "engines", "trainers", "rules", "sources", "pipeline.executors")
-VERBS: dict[str, str] = dict(zip(FOLDERS, ("run", "judge", "loss", "open", "train", "choose", "read", "execute"), strict=True))
+FOLDERS = ("stages", "judges", "objectives", "engines", "trainers", "rules", "sources", "reporters", "pipeline.executors")
+VERBS: dict[str, str] = dict(zip(FOLDERS, ("run", "judge", "loss", "open", "train", "choose", "read", "report", "execute"), strict=True))
 """The function that makes a module a plugin of its folder."""
 
 
@@ -129,6 +129,8 @@ def explain(error: ValidationError, config: type[BaseModel]) -> Iterator[str]:
         elif problem["type"] == "value_error":
             message = problem["msg"].removeprefix("Value error, ")
             yield f"{where}: {message}" if where else message
+        elif where in config.model_fields and any(isinstance(m, Reads) for m in config.model_fields[where].metadata):
+            yield f"{where}: takes the name of a node, not {problem['input']!r}"
         else:
             yield f"{where}: {problem['msg'].lower()}, not {problem['input']!r}"
 

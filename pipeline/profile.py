@@ -40,8 +40,12 @@ class Profile(Settings):
     """Rows that are lost at most per worker when a process dies."""
     workers: int = Field(default=1, ge=1)
     """Workers of the stages that need no model."""
+    answers: str = "~/.cache/rematch/answers"
+    """Folder of the answers that teachers gave, which outlives runs so that none is paid for twice; all workers must see it."""
+    reporters: tuple[Annotated[Choice, Picks("reporters")], ...] = ()
+    """Who is told the numbers of each round that is finished; nobody unless asked for."""
     overrides: dict[str, dict[str, Any]] = {}
-    """By node name: settings of `engine`, `trainer`, `forward`, `rows_per_shard` or `workers` that differ there."""
+    """By node name: settings of `engine`, `trainer`, `forward`, `rows_per_shard`, `workers` or `answers` that differ there."""
 
     def at(self, node: str) -> "Profile":
         """The profile as it applies to one node."""
@@ -64,8 +68,9 @@ def plain(profile: Profile) -> dict[str, Any]:
         return {"kind": picked.kind, **picked.config.model_dump(mode="json")}
 
     return {
-        **profile.model_dump(mode="json", exclude={"executor", "engine", "trainer"}),
+        **profile.model_dump(mode="json", exclude={"executor", "engine", "trainer", "reporters"}),
         **{name: choice(getattr(profile, name)) for name in ("executor", "engine", "trainer")},
+        "reporters": [choice(each) for each in profile.reporters],
     }
 
 

@@ -27,7 +27,7 @@ class Recipe(BaseModel):
     start: dict[Name, Node]
     """Nodes that are built once. In round 1, `x@prev` means the start's `x`."""
     round: dict[Name, Node] = {}
-    """Nodes that are built in every round, each naming its `stage`."""
+    """Nodes that are built in every round, each naming its `stage`; one whose stage is null in a round is not there in it."""
 
 
 def find(name: str, folder: str, suffix: str = ".yaml") -> Path:

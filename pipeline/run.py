@@ -9,13 +9,13 @@ import socket
 import time
 from collections.abc import Generator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
 import yaml
 
-from pipeline import artifact
+from pipeline import artifact, lifetimes, reporting
 from pipeline import profile as profiles
 from pipeline import recipe as recipes
 from pipeline.artifact import CorruptArtifact
@@ -27,7 +27,7 @@ from pipeline.recipe import Recipe
 
 RECIPE, PROFILE, LOCK, ATTIC = "recipe.yaml", "profile.yaml", "LOCK", "attic"
 
-State = Literal["done", "missing", "stale", "corrupt"]
+State = Literal["done", "dropped", "missing", "stale", "corrupt"]
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def status(steps: list[Step], run: Path, *, verify: bool = False) -> dict[str, S
 def _status(step: Step, run: Path, found: dict[str, Status], digests: dict[str, str], verify: bool) -> Status:
     try:
         have = artifact.read(step.folder(run), verify=verify)
-        if have is not None and verify and hasattr(step.module, "verify"):
+        if have is not None and verify and not have.manifest.dropped and hasattr(step.module, "verify"):
             step.module.verify(have)
     except CorruptArtifact as error:
         return Status("corrupt", str(error))
@@ -70,9 +70,9 @@ def _status(step: Step, run: Path, found: dict[str, Status], digests: dict[str, 
     for slot, addresses in step.inputs.items():
         # An input that is missing now cannot have changed what was made from it.
         now = [digests.get(address) for address in addresses]
-        if any(was != is_ for was, is_ in zip(have.manifest.inputs[slot], now, strict=True) if is_ is not None):
+        if any(was != is_ for was, is_ in zip(have.manifest.inputs.get(slot, []), now, strict=True) if is_ is not None):
             return Status("stale", f"its input '{slot}' was rebuilt since, with other bytes")
-    return Status("done")
+    return Status("dropped" if have.manifest.dropped else "done")
 
 
 def difference(old: Any, new: Any, at: str = "") -> list[str]:
@@ -115,10 +115,13 @@ def check(steps: list[Step], run: Path, *, verify: bool = False) -> dict[str, St
 def run(recipe: Recipe, profile: Profile, folder: Path, *, start_at: str | None = None, context: Context | None = None) -> list[str]:
     """Build every missing step of a recipe in `folder`, and return the addresses that were built.
 
+    What the recipe does not keep (`keep: false`) is dropped as soon as all that reads it is done.
+
     `start_at` (`round-02` or `round-02/pairs`) first retires that part and whatever reads it.
     Raises Refusal for anything the user can mend; finished shards and checkpoints are kept.
     """
     steps = plan(recipe, profile)
+    reporting.check(profile)
     with locked(folder):
         if start_at:
             retire(folder, affected(steps, start_at))
@@ -127,8 +130,11 @@ def run(recipe: Recipe, profile: Profile, folder: Path, *, start_at: str | None 
         for step in steps:
             if states[step.address].state == "done":
                 artifact.sweep(step.folder(folder), step.key)
-        todo = [step for step in steps if states[step.address].state == "missing"]
+        todo = lifetimes.to_build(steps, {address: each.state for address, each in states.items()})
+        retire(folder, [step.address for step in todo if states[step.address].state == "dropped"])
         context = context or Context(run=folder, profile=profile)
+        context = replace(context, finished=reporting.telling(steps, todo, profile, folder, context.finished))
+        context = replace(context, finished=lifetimes.dropping(steps, todo, folder, context.finished))
         try:
             profile.executor.module.execute(profile.executor.config, todo, context)
         except ModuleNotFoundError as error:

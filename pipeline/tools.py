@@ -78,7 +78,9 @@ class Tools:
     def engine(self, slot: str = "model") -> Any:
         """The open engine (engines.Engine) over the model of `slot`, kept warm in this process until the step ends."""
         choice = self.profile.engine
-        return self.warm(choice.module.open, choice.config, self.model(slot), seed=self.seed)
+        asked = self.inputs[slot][0].path
+        behind = getattr(choice.module, "ENDPOINTS", False) and model.endpoint(asked) is not None
+        return self.warm(choice.module.open, choice.config, asked if behind else self.model(slot), seed=self.seed)
 
     def warm(self, opens: Callable[..., AbstractContextManager[T]], *args: Any, **kwargs: Any) -> T:
         """Enter `opens(*args, **kwargs)` once in this process and hand out the same thing until the step ends."""

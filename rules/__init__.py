@@ -5,6 +5,7 @@ A rule module has `VERSION`, `Config` and
     choose(config, group: Judged) -> tuple[list[Pick], str | None]
 
 the picks of one group, and the reason if there are none (a short name such as "tie", counted as a fact).
+Near-duplicates, repetitions and lengths are the pair stage's business (`rules._filters`), for every rule alike.
 """
 
 from dataclasses import dataclass
@@ -19,6 +20,10 @@ class Judged:
     sources: tuple[str, ...]
     scores: tuple[float | None, ...]
     wins: tuple[tuple[float, ...], ...] | None
+    id: str = ""
+    """Of the prompt."""
+    seed: int = 0
+    """The step's: what a rule draws depends on this and `id`, and on no position."""
 
 
 @dataclass(frozen=True)

@@ -42,9 +42,10 @@ def strings(responses: Any, name: str) -> list[str]:
 
 def groups(table: pa.Table) -> list[Group]:
     """What judges look at, for each row of a `candidates` table."""
-    texts = rows_of(strings(flat(table, "responses"), "text"), spans(table, "responses"))
+    responses, where = flat(table, "responses"), spans(table, "responses")
+    texts, sources = (rows_of(strings(responses, name), where) for name in ("text", "source"))
     metas = [json.loads(text) if text else {} for text in table["meta"].to_pylist()]
-    return [Group(*each) for each in zip(table["id"].to_pylist(), _prompts(table), texts, metas, strict=True)]
+    return [Group(*each) for each in zip(table["id"].to_pylist(), _prompts(table), texts, metas, sources, strict=True)]
 
 
 def wins(table: pa.Table) -> list[tuple[tuple[float, ...], ...] | None]:

@@ -1,13 +1,14 @@
-"""Takes in a model that exists already: a Hugging Face folder on this machine, or a hub repository at a pinned revision.
+"""Takes in a model that exists already: a Hugging Face folder, a hub repository at a pinned revision, or one behind an endpoint.
 
-Nothing is copied. What was adopted is recorded with the digests of its files, so that a later change can be noticed.
+Nothing is copied. What was adopted is recorded with the digests of its files, so that a later change can be noticed. Of a
+model behind an endpoint the name is all that is known; where it is asked is the profile's.
 """
 
 import json
 import re
 from pathlib import Path
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from pipeline import artifact
 from pipeline.artifact import Artifact, Facts
@@ -22,14 +23,33 @@ WEIGHTS = ".safetensors"
 
 
 class Config(Settings):
-    model: str = Field(min_length=1)
+    model: str | None = Field(None, min_length=1)
     """A folder on this machine, or a hub repository such as `org/name`."""
     revision: str | None = None
     """Hub only: a commit, tag or branch; it is resolved to a commit, which is what later rounds read."""
+    endpoint: str | None = Field(None, min_length=1)
+    """Instead of `model`: what an HTTP endpoint calls its model. It can be asked by an engine for endpoints, and not be trained."""
+    tokenizer: str | None = Field(None, min_length=1)
+    """Endpoint only: a folder with its tokenizer and chat template, where its token ids are wanted and the endpoint gives them."""
+
+    @model_validator(mode="after")
+    def _one_place(self) -> "Config":
+        if self.endpoint is None and self.model is None:
+            raise ValueError("model: is required; add it, or `endpoint` for a model behind an HTTP endpoint")
+        if self.endpoint is not None and (self.model is not None or self.revision is not None):
+            raise ValueError("endpoint: is named beside a model or revision; keep one of them")
+        if self.tokenizer is not None and self.endpoint is None:
+            raise ValueError("tokenizer: a model with a folder brings its own; leave it out")
+        return self
 
 
 def run(config: Config, inputs: dict[str, tuple[Artifact, ...]], out: Path, tools: Tools) -> Facts:
     """Facts: where from, number and bytes of the files."""
+    if config.endpoint is not None:
+        record = _endpoint(config.endpoint, config.tokenizer)
+        artifact.write_file(out / ADOPTED, json.dumps(record, indent=2, sort_keys=True).encode())
+        return {name: record[name] for name in ("from", "name", "path")}
+    assert config.model is not None
     path = Path(config.model).expanduser()
     if path.is_dir():
         record = _folder(path.resolve(), config)
@@ -58,6 +78,16 @@ def _folder(path: Path, config: Config) -> Facts:
         "files": {each.name: artifact.digest_of(each) for each in files},
         "bytes": sum(each.stat().st_size for each in files),
     }
+
+
+def _endpoint(name: str, tokenizer: str | None) -> Facts:
+    if tokenizer is None:
+        return {"from": "endpoint", "name": name, "path": None, "files": {}}
+    path = Path(tokenizer).expanduser().resolve()
+    if not (path / "tokenizer.json").is_file():
+        raise Refusal(f"tokenizer: {path} has no tokenizer.json; name the folder of a fast tokenizer, or leave it out")
+    files = sorted(each for each in path.iterdir() if each.suffix in (".json", ".jinja") and not each.name.startswith("."))
+    return {"from": "endpoint", "name": name, "path": str(path), "files": {each.name: artifact.digest_of(each) for each in files}}
 
 
 def _hub(repo: str, revision: str | None, address: str) -> Facts:

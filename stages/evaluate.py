@@ -15,6 +15,7 @@ from typing import Annotated, Any
 import pyarrow as pa
 from pydantic import Field
 
+import judges
 from pipeline import artifact
 from pipeline.artifact import Artifact, Facts
 from pipeline.errors import Refusal
@@ -41,7 +42,7 @@ class Config(Settings):
 
 def uses(config: Config) -> str | None:
     """Whatever hardware the judge needs."""
-    return config.judge.module.USES
+    return judges.uses(config.judge)
 
 
 def estimate(config: Config, inputs: dict[str, int | None], round: int | None) -> dict[str, int | None]:

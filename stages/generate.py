@@ -5,23 +5,21 @@ the order of the rows nor the number of workers shows in what comes out. Token i
 log-probability travel with the text. Knows no engine by name.
 """
 
-from collections.abc import Sequence
 from functools import partial
-from itertools import accumulate, chain
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import pyarrow as pa
 from blake3 import blake3
 from pydantic import Field, model_validator
 
-from engines import Completion, Request
+from engines import Completion, Request, RequestRefused
 from engines._chat import PromptTooLong
-from pipeline import rows
 from pipeline.artifact import Artifact, Facts
 from pipeline.errors import Refusal
 from pipeline.plugin import Reads, Settings
 from pipeline.tools import Tools
+from stages._completions import candidates
 
 VERSION = 1
 MAKES = "candidates"
@@ -74,7 +72,7 @@ def run(config: Config, inputs: dict[str, tuple[Artifact, ...]], out: Path, tool
         **sums,
         "truncated_share": sums["truncated"] / responses if responses else 0.0,
         "mean_length": sums["tokens"] / responses if responses else 0.0,
-        "tokenizer": ",".join(sorted({part["tokenizer"] for part in parts})) or None,
+        "tokenizer": ",".join(sorted({part["tokenizer"] for part in parts} - {None})) or None,
     }
 
 
@@ -104,51 +102,22 @@ def _shard(config: Config, table: pa.Table, tools: Tools) -> tuple[pa.Table, Fac
             f"{tools.address}: prompt {ids[error.index]!r} has {error.tokens} tokens and the context of the model holds {error.limit}, "
             "which leaves no room for a response; shorten or drop it where the prompts are made, or use a model with a longer context"
         ) from None
+    except RequestRefused as error:
+        raise Refusal(f"{tools.address}: prompt {ids[error.index]!r}: {error}") from None
     responses = [response for completion in completions for response in completion.responses]
     facts = {
         "rows": table.num_rows,
         "responses": len(responses),
-        "tokens": sum(len(response.token_ids) for response in responses),
-        "prompt_tokens": sum(len(completion.prompt_token_ids) for completion in completions),
+        "tokens": sum(completion.response_tokens for completion in completions),
+        "prompt_tokens": sum(completion.prompt_tokens for completion in completions),
         "cached_tokens": sum(completion.cached_tokens for completion in completions),
         "truncated": sum(response.finish_reason == "length" for response in responses),
         "empty": sum(not response.text.strip() for response in responses),
         "tokenizer": engine.tokenizer,
     }
-    return _candidates(table, completions, engine.tokenizer, tools.address), facts
+    return candidates(table, completions, [engine.tokenizer] * table.num_rows, tools.address), facts
 
 
 def request_seed(seed: int, id: str) -> int:
     """The seed of one prompt: 62 bits, so that an engine may add a sample's number to it without overflow."""
     return int.from_bytes(blake3(f"{seed}/{id}".encode()).digest(8)) >> 2
-
-
-def _candidates(table: pa.Table, completions: Sequence[Completion], tokenizer: str, source: str) -> pa.Table:
-    """The prompts with their completions. Built by columns: a million responses as Python structs would cost minutes."""
-    responses = [response for completion in completions for response in completion.responses]
-    total = len(responses)
-    fields: dict[str, Any] = {
-        "text": pa.array([response.text for response in responses], pa.string()),
-        "token_ids": _lists([response.token_ids for response in responses]),
-        "logprob": pa.array([sum(response.logprobs) for response in responses], pa.float64()),
-        "finish_reason": pa.array([response.finish_reason for response in responses], pa.string()),
-        "source": pa.repeat(pa.scalar(source), total),
-    }
-    structs = pa.StructArray.from_arrays(list(fields.values()), names=list(fields))
-    columns = {
-        "id": table["id"],
-        "prompt": table["prompt"],
-        "meta": table["meta"],
-        "prompt_token_ids": _lists([completion.prompt_token_ids for completion in completions]),
-        "tokenizer": pa.repeat(pa.scalar(tokenizer), table.num_rows),
-        "responses": pa.ListArray.from_arrays(_offsets([len(completion.responses) for completion in completions]), structs),
-    }
-    return pa.table(columns).cast(rows.TABLES["candidates"])
-
-
-def _lists(ids: Sequence[Sequence[int]]) -> pa.ListArray:
-    return pa.ListArray.from_arrays(_offsets([len(each) for each in ids]), pa.array(list(chain.from_iterable(ids)), pa.int32()))
-
-
-def _offsets(lengths: Sequence[int]) -> pa.Array:
-    return pa.array([0, *accumulate(lengths)], pa.int32())

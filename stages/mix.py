@@ -1,9 +1,11 @@
 """Joins several pairs tables into one, such as this round's with a share of earlier ones (replay, arXiv:2404.03715).
 
-Which pairs of a table are kept depends on a hash of their ids and the step's seed. An id stands once in the
-result: a pair that comes again is left out and counted.
+Of a table of n pairs, the floor(share * n) with the lowest hashes of their ids and the step's seed are kept: exactly
+as many as asked for, never more, whatever the order of the rows. An id stands once in the result: a pair that comes
+again is left out and counted. DNO's replay is `fractions: [0.3, 1]` with `decay: 0.5`.
 """
 
+import heapq
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,7 +13,7 @@ from typing import Annotated, Any
 import pyarrow as pa
 import pyarrow.compute as pc
 from blake3 import blake3
-from pydantic import field_validator
+from pydantic import Field, field_validator
 
 from pipeline import rows
 from pipeline.artifact import Artifact, Facts
@@ -19,7 +21,7 @@ from pipeline.errors import Refusal
 from pipeline.plugin import Reads, Settings
 from pipeline.tools import Tools
 
-VERSION = 1
+VERSION = 2
 MAKES = "pairs"
 
 
@@ -28,7 +30,10 @@ class Config(Settings):
     """The tables, in the order in which they are joined; `x@all` stands for all earlier rounds, oldest first."""
     fractions: tuple[float, ...] = (1.0,)
     """Share of each table that is kept. The last one is the last table's, and so on backwards; tables before the first of
-    these take the first, so that `[0.15, 0.3, 1]` keeps all of this round, 30 % of the last and 15 % of each before."""
+    these take the first (see `decay`), so that `[0.15, 0.3, 1]` keeps all of this round, 30 % of the last and 15 % of each before."""
+    decay: float = Field(1.0, ge=0, le=1)
+    """Each table before the first of `fractions` takes this much of the share of the table after it: with `fractions: [0.3, 1]`
+    and 0.5, the earlier tables give 30 %, 15 %, 7.5 % and so on."""
     weights: tuple[float, ...] = (1.0,)
     """By what the weights of each table's pairs are multiplied; read like `fractions`."""
 
@@ -61,9 +66,11 @@ def run(config: Config, inputs: dict[str, tuple[Artifact, ...]], out: Path, tool
     def joined() -> Iterator[pa.Table]:
         for at, table in enumerate(tables):
             behind = len(tables) - at
-            fraction, weight = _of(config.fractions, behind), _of(config.weights, behind)
+            fraction = _of(config.fractions, behind) * config.decay ** max(behind - len(config.fractions), 0)
+            weight = _of(config.weights, behind)
+            drawn = _drawn(table.path, fraction, tools.seed)
             for part in rows.stream(table.path):
-                kept = _kept(part, fraction, tools.seed, seen, counts)
+                kept = _kept(part, drawn, seen, counts)
                 taken[at] += kept.num_rows
                 yield _weighted(kept, weight)
 
@@ -78,11 +85,21 @@ def _of(values: tuple[float, ...], behind: int) -> float:
     return values[max(len(values) - behind, 0)]
 
 
-def _kept(part: pa.Table, fraction: float, seed: int, seen: set[str], counts: dict[str, int]) -> pa.Table:
+def _drawn(path: Path, fraction: float, seed: int) -> set[str] | None:
+    """The ids with the lowest hashes, floor(fraction * n) of the table's n; None for all of them."""
+    if fraction >= 1:
+        return None
+    ids = [identity for part in rows.stream(path, ["id"]) for identity in part["id"].to_pylist()]
+    # 0.3 * 10 is a hair above 3 in binary, and 0.29 * 100 a hair below 29.
+    share = int(fraction * len(ids) + 1e-9)
+    return set(heapq.nsmallest(share, ids, key=lambda identity: blake3(f"{seed}:{identity}".encode()).digest()))
+
+
+def _kept(part: pa.Table, drawn: set[str] | None, seen: set[str], counts: dict[str, int]) -> pa.Table:
     here: list[int] = []
     for at, identity in enumerate(part["id"].to_pylist()):
         counts["read"] += 1
-        if int.from_bytes(blake3(f"{seed}:{identity}".encode()).digest()[:8], "big") >= fraction * 2**64:
+        if drawn is not None and identity not in drawn:
             counts["not_drawn"] += 1
         elif identity in seen:
             counts["duplicates"] += 1

@@ -4,7 +4,7 @@ Win rates and labels come from the judge's win table (SPPO, arXiv:2405.00675, se
 the mean of the chosen response's row, `label` is P(chosen beats rejected). A judge without a table leaves them null.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -19,8 +19,8 @@ from pipeline.artifact import Artifact, Facts
 from pipeline.errors import Refusal
 from pipeline.plugin import Choice, Picks, Reads, Settings
 from pipeline.tools import Tools
-from rules import Judged, Pick
-from stages import _columns
+from rules import Judged, Pick, _filters
+from stages import _columns, _join
 from stages._verdicts import ratio
 
 VERSION = 1
@@ -28,14 +28,22 @@ MAKES = "pairs"
 
 
 class Config(Settings):
-    judged: Annotated[str, Reads("judged")]
-    """What to pair."""
+    judged: Annotated[tuple[str, ...], Reads("judged")]
+    """What to pair; of several tables, the responses to the same prompt are one group, and there is no win table."""
     rule: Annotated[Choice, Picks("rules")]
     """Which responses of a group make a pair."""
     include_self: bool = True
     """Whether a response's own 0.5 counts in its win rate, as in SPPO's code; without it, rates reach 0 and 1."""
     min_pairs: int = Field(1, ge=1)
     """The step fails if fewer pairs than this are made."""
+    near_duplicate: float | None = Field(None, gt=0, le=1)
+    """Pairs whose texts share at least this much of their 4-grams (Jaccard) are left out; 1: equal texts alone. None: nobody looks."""
+    repetitive: float | None = Field(None, gt=0, le=1)
+    """Pairs whose chosen response repeats at least this share of its 4-grams are left out. None: nobody looks."""
+    max_chosen_characters: int | None = Field(None, ge=1)
+    """Pairs with a longer chosen response are left out (arXiv:2407.19594: 2500, then 1000). None: any length."""
+    max_length_ratio: float | None = Field(None, gt=0)
+    """Pairs whose chosen response is more than so many times as long as the rejected one are left out. None: any ratio."""
 
 
 def estimate(config: Config, inputs: dict[str, int | None], round: int | None) -> dict[str, int | None]:
@@ -44,24 +52,31 @@ def estimate(config: Config, inputs: dict[str, int | None], round: int | None) -
 
 
 def run(config: Config, inputs: dict[str, tuple[Artifact, ...]], out: Path, tools: Tools) -> Facts:
-    parts = tools.map(partial(_shard, config), inputs["judged"][0], "pairs", out)
+    parts = tools.map(partial(_shard, config), _join.joined("judged", "judged", tools), "pairs", out)
     sums = {name: sum(part[name] for part in parts) for name in _SUMS}
-    reasons: dict[str, int] = {}
-    for part in parts:
-        for reason, count in part["dropped"].items():
-            reasons[reason] = reasons.get(reason, 0) + count
+    reasons, filtered = _added(part["dropped"] for part in parts), _added(part["filtered"] for part in parts)
     made = sums["rows"]
     if made < config.min_pairs:
-        why = ", ".join(f"{count} {reason}" for reason, count in sorted(reasons.items())) or "no group was judged"
+        why = ", ".join(f"{count} {reason}" for reason, count in reasons.items()) or "no group was judged"
         raise Refusal(
             f"{tools.address}: rule '{config.rule.kind}' made {made} pairs of {sums['groups']} groups, at least {config.min_pairs} are "
             f"needed ({why}); loosen the rule's filters, or look at the judge and the candidates"
         )
-    facts: Facts = {"rows": made, "groups": sums["groups"], "paired": sums["paired"], "dropped": dict(sorted(reasons.items()))}
+    facts: Facts = {"rows": made, "groups": sums["groups"], "paired": sums["paired"], "dropped": reasons}
+    if filtered:
+        facts["filtered"] = filtered
     for name in _MEANS:
         known = sums["rated"] if name in _RATED else sums["tokenised"] if name.endswith("_tokens") else made
         facts[f"mean_{name}"] = ratio(sums[name], known)
     return facts
+
+
+def _added(parts: Iterable[dict[str, int]]) -> dict[str, int]:
+    counts: dict[str, int] = {}
+    for part in parts:
+        for reason, count in part.items():
+            counts[reason] = counts.get(reason, 0) + count
+    return dict(sorted(counts.items()))
 
 
 _MEANS = (
@@ -79,8 +94,12 @@ def _shard(config: Config, table: pa.Table, tools: Tools) -> tuple[pa.Table, Fac
     rows: list[int] = []
     picks: list[Pick] = []
     dropped: dict[str, int] = {}
-    for row, group in enumerate(_groups(table, responses, spans, wins)):
+    filtered: dict[str, int] = {}
+    filters = {name: value for name in _FILTERS if (value := getattr(config, name)) is not None}
+    for row, group in enumerate(_groups(table, responses, spans, wins, tools.seed)):
         picked, reason = choose(rule, group)
+        if filters:
+            picked, reason = _filtered(picked, reason, group, filters, filtered)
         if picked:
             rows.extend([row] * len(picked))
             picks.extend(picked)
@@ -88,14 +107,32 @@ def _shard(config: Config, table: pa.Table, tools: Tools) -> tuple[pa.Table, Fac
             dropped[reason or "unpaired"] = dropped.get(reason or "unpaired", 0) + 1
     rates = [_rates(wins[row], pick, config.include_self) for row, pick in zip(rows, picks, strict=True)]
     made = _pairs(table, responses, spans, rows, picks, rates, tools.round or 0)
-    return made, {**_sums(made), "groups": table.num_rows, "paired": len(set(rows)), "dropped": dropped}
+    return made, {**_sums(made), "groups": table.num_rows, "paired": len(set(rows)), "dropped": dropped, "filtered": filtered}
 
 
-def _groups(table: pa.Table, responses: Any, spans: _columns.Spans, wins: Sequence[Any]) -> Iterator[Judged]:
+_FILTERS = ("near_duplicate", "repetitive", "max_chosen_characters", "max_length_ratio")
+
+
+def _filtered(
+    picks: list[Pick], reason: str | None, group: Judged, filters: dict[str, Any], counts: dict[str, int]
+) -> tuple[list[Pick], str | None]:
+    """The pairs that pass; those that do not are counted, and the first one's reason is the group's if none is left."""
+    kept: list[Pick] = []
+    for pick in picks:
+        why = _filters.reason(group.texts[pick.chosen], group.texts[pick.rejected], **filters)
+        if why is None:
+            kept.append(pick)
+        else:
+            counts[why] = counts.get(why, 0) + 1
+            reason = reason or why
+    return kept, reason
+
+
+def _groups(table: pa.Table, responses: Any, spans: _columns.Spans, wins: Sequence[Any], seed: int) -> Iterator[Judged]:
     columns = [_columns.rows_of(_columns.strings(responses, name), spans) for name in ("text", "finish_reason", "source")]
     scores = _columns.rows_of(_columns.flat(table, "scores").to_pylist(), _columns.spans(table, "scores"))
-    for texts, finish_reasons, sources, row_scores, row_wins in zip(*columns, scores, wins, strict=True):
-        yield Judged(texts, finish_reasons, sources, row_scores, row_wins)
+    for texts, finish_reasons, sources, row_scores, row_wins, id in zip(*columns, scores, wins, table["id"].to_pylist(), strict=True):
+        yield Judged(texts, finish_reasons, sources, row_scores, row_wins, id, seed)
 
 
 def _rates(wins: Any, pick: Pick, include_self: bool) -> tuple[float | None, float | None, float | None]:

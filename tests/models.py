@@ -66,6 +66,29 @@ def tiny_llama(
     return folder
 
 
+def tiny_reward(folder: Path, *, seed: int = 0, labels: int = 1, context: int = 512, pad: str = "pad") -> Path:
+    """Save a Llama with a reward head, and its tokenizer, to `folder`, and return the folder.
+
+    `pad` is what its config pads with: `pad` (a token of its own), `eos` or `none`.
+    """
+    import torch
+    from transformers import LlamaConfig, LlamaForSequenceClassification
+
+    tokenizer = tiny_tokenizer(bos=True)
+    pads = {"pad": tokenizer.pad_token_id, "eos": tokenizer.eos_token_id, "none": None}
+    config = LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2, head_dim=16,
+        num_key_value_heads=1, max_position_embeddings=context, initializer_range=0.2, num_labels=labels,
+        bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=pads[pad], dtype="float32",
+    )  # fmt: skip
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = LlamaForSequenceClassification(config)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
 def tiny_tokenizer(*, bos: bool = False, alphabet: str = printable, bpe: bool = False, template: bool = True) -> "PreTrainedTokenizerFast":
     """A tokenizer of one token per character of `alphabet` (others are `<unk>`), or byte-level BPE."""
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers

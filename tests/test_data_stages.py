@@ -134,6 +134,7 @@ def test_facts_describe_the_judge(tmp_path):
     assert facts == {
         "rows": 4, "responses": 11, "undecided": 0, "groups_undecided": 0, "ties": 1, "mean_score": round(18 / 11, 6),
         "mean_spread": round((2 + 1 + 0 + 2) / 4, 6), "share_at_top": round(2 / 11, 6), "longer_wins": 1.0,
+        "cycles": 0.0, "judge": {}, "observations": {"longer_wins": 6, "cycles": 1},
     }  # fmt: skip
     shorter = build(tmp_path / "shorter", "judge", {"judge": {"kind": "length", "prefer": "shorter"}}, {"candidates": source})
     assert shorter.manifest.facts["longer_wins"] == 0.0

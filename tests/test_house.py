@@ -17,7 +17,7 @@ from pipeline.profile import Profile, load
 from pipeline.recipe import find, shipped
 
 ROOT = Path(__file__).parent.parent
-HEAVY = ("torch", "vllm", "ray", "deepspeed", "transformers", "datasets")
+HEAVY = ("torch", "vllm", "ray", "deepspeed", "transformers", "datasets", "wandb", "tensorboard", "mlflow")
 PLUGINS = [(folder, kind) for folder in plugin.FOLDERS for kind in plugin.names(folder)]
 
 # Which of our own packages a package may import, beside itself.
@@ -29,7 +29,9 @@ ALLOWED = {
     "trainers": {"pipeline", "engines", "objectives"},
     "rules": {"pipeline"},
     "sources": {"pipeline", "engines"},
-    "stages": {"pipeline", "engines", "judges", "objectives", "trainers", "rules", "sources"},
+    "metrics": set(),
+    "reporters": {"pipeline"},
+    "stages": {"pipeline", "engines", "judges", "objectives", "trainers", "rules", "sources", "metrics"},
 }
 
 
@@ -95,6 +97,7 @@ def test_every_plugin_keeps_the_contract(folder, kind):
         "trainers": ("train", "placement"),
         "rules": ("choose",),
         "sources": ("read",),
+        "reporters": ("check", "report"),
         "pipeline.executors": ("execute",),
     }
     for verb in verbs[folder]:

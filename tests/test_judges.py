@@ -8,6 +8,7 @@ import pytest
 
 from judges import Group, _winrates, exact_answer, length, similarity
 from pipeline import plugin
+from tests.models import tiny_reward
 from tests.pairrm_shaped import pairrm_shaped
 from tests.steps import folder, tools
 
@@ -25,17 +26,31 @@ GROUPS = [
 ]
 
 
+# What judges that hold others, or an anchor, need beside models; every engine is the scripted grader, which knows each text's worth.
+SETTINGS = {
+    "anchor": {"judge": {"kind": "length"}, "meta": "answer"},
+    "ensemble": {"judges": ["length", "similarity", "exact_answer"], "min_judges": 1},
+}
+INTRANSITIVE = {"pairrm", "pairwise", "ensemble"}
+"""Their scores and win tables come about in different ways, and may order two responses differently."""
+
+
 def _verdicts(kind: str, groups: list[Group], path):
-    """Verdicts of any judge: what it reads is made as its fields ask, a model being PairRM-shaped."""
+    """Verdicts of any judge: what it reads is made as its fields ask, a model having the shape that its judge is for."""
     module = plugin.load("judges", kind)
-    if module.USES == "engine":
-        pytest.skip("judges that ask a language model have tests of their own")
     needs_model = [name for name in ("model",) if name in module.Config.model_fields]
-    if needs_model and importlib.util.find_spec("torch") is None:
+    if needs_model and module.USES == "forward" and importlib.util.find_spec("torch") is None:
         pytest.skip("needs torch")
-    inputs = {f"judge.{name}": (folder(pairrm_shaped(path / name)),) for name in needs_model}
-    settings = {name: name for name in needs_model}
-    return module.judge(module.Config.model_validate(settings), groups, tools(path / "judged", inputs=inputs))
+    make = {"pairrm": pairrm_shaped, "reward_model": tiny_reward}.get(kind, _nothing)
+    inputs = {f"judge.{name}": (folder(make(path / name)),) for name in needs_model}
+    settings = {**SETTINGS.get(kind, {}), **{name: name for name in needs_model}}
+    given = tools(path / "judged", inputs=inputs, engine="tests.plugins.grader")
+    return module.judge(module.Config.model_validate(settings), groups, given)
+
+
+def _nothing(path):
+    path.mkdir(parents=True)
+    return path
 
 
 @pytest.mark.parametrize("kind", plugin.names("judges"))
@@ -55,7 +70,7 @@ def test_every_judge_keeps_the_contract(kind, tmp_path):
             assert len(line) == len(group.responses) and line[i] == 0.5
             for j, win in enumerate(line):
                 assert 0 <= win <= 1 and win + verdict.wins[j][i] == pytest.approx(1, abs=1e-12)
-                assert verdict.scores[i] <= verdict.scores[j] or verdict.wins[i][j] >= 0.5 or kind == "pairrm"
+                assert verdict.scores[i] <= verdict.scores[j] or verdict.wins[i][j] >= 0.5 or kind in INTRANSITIVE
     backwards = _verdicts(kind, GROUPS[::-1], tmp_path / "reversed")[::-1]
     for one, other in zip(verdicts, backwards, strict=True):
         assert other.scores == pytest.approx(one.scores, abs=1e-5)

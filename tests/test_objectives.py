@@ -28,8 +28,8 @@ def test_golden_covers_every_objective_and_notices_a_wrong_number(
 ) -> None:
     monkeypatch.delenv("REMATCH_GOLDEN_DIR", raising=False)
     vectors = adapter.load()
-    assert len(vectors) == 63 and adapter.report() == 0
-    assert "63 checked, 0 skipped, 0 failed" in capsys.readouterr().out
+    assert len(vectors) == 73 and adapter.report() == 0
+    assert "73 checked, 0 skipped, 0 failed" in capsys.readouterr().out
     kinds = {check.kind for check in adapter.CHECKS.values() if isinstance(check, adapter.Objective)}
     assert kinds == {"dpo", "ipo", "sft", "sppo"}
     assert {"extreme"} <= {vector.get("fixture") for vector in vectors}

@@ -147,7 +147,7 @@ PLANNED: dict[str, Row] = {
         ("round.pairs.judged=candidates",)
     ),
     "wrong type": Row("round-01/candidates: n: input should be a valid integer, not [3]", ("round.candidates.n=[3]",)),
-    "wrong type of a reference": Row("round-01/pairs: judged: input should be a valid string, not 7", ("round.pairs.judged=7",)),
+    "wrong type of a reference": Row("round-01/pairs: judged: takes the name of a node, not 7", ("round.pairs.judged=7",)),
     "wrong type of the recipe": Row(
         "tiny.yaml: rounds: input should be a valid integer, unable to parse string as an integer, not 'two'", ("rounds=two",),
     ),

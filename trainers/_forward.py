@@ -5,7 +5,7 @@ no attention mask: padding stands on the right, and a causal model cannot see it
 Legend: N responses, S tokens of a sequence, T response tokens, R response tokens in all, H hidden size, V vocabulary.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -34,12 +34,22 @@ def response_logps(model: Any, laid: Layout) -> Tensor:
     return torch.zeros(n * t, dtype=logps_R.dtype, device=logps_R.device).index_put((laid.cell_R,), logps_R).view(n, t)
 
 
+def head(model: Any) -> Callable[[Tensor], Tensor]:
+    """From hidden states (R, H) to the model's own logits (R, V), in float32 or better."""
+    embeddings, adjust = model.get_output_embeddings(), _adjustment(model.config)
+
+    def logits(picked_RH: Tensor) -> Tensor:
+        logits_RV = adjust(embeddings(picked_RH))
+        return logits_RV.float() if logits_RV.dtype.itemsize < 4 else logits_RV
+
+    return logits
+
+
 def _logps(model: Any, picked_RH: Tensor, target_R: Tensor) -> Tensor:
-    head, adjust = model.get_output_embeddings(), _adjustment(model.config)
+    logits = head(model)
 
     def chunk(part_RH: Tensor, ids_R: Tensor) -> Tensor:
-        logits_RV = adjust(head(part_RH))
-        logits_RV = logits_RV.float() if logits_RV.dtype.itemsize < 4 else logits_RV
+        logits_RV = logits(part_RH)
         return logits_RV.gather(1, ids_R[:, None])[:, 0] - logits_RV.logsumexp(-1)
 
     rows = max(1, CHUNK_LOGITS // int(model.config.get_text_config().vocab_size))

@@ -38,14 +38,25 @@ def connected(config: "Config") -> Generator[None]:
     """Join the cluster at `config.address`, or start one that ends with this process, even if that is killed."""
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     os.environ["RAY_ENABLE_UV_RUN_RUNTIME_ENV"] = "0"
-    if not config.insecure:
-        os.environ["RAY_AUTH_MODE"] = "token"
+    os.environ["RAY_AUTH_MODE"] = "disabled" if config.insecure else "token"
+    _check_mode(config)
     if config.address:
         with _joined(config, config.address):
             yield
     else:
         with _processes.guard(), _started(config):
             yield
+
+
+def _check_mode(config: "Config") -> None:
+    """Raise Refusal if Ray was imported before it could be told to ask for tokens: it would not notice any more."""
+    from ray._raylet import AuthenticationMode, get_authentication_mode  # pyright: ignore[reportAttributeAccessIssue] - it is compiled
+
+    if not config.insecure and get_authentication_mode() != AuthenticationMode.TOKEN:
+        raise Refusal(
+            "executor ray: Ray was imported in this process without token authentication; set RAY_AUTH_MODE=token in the environment,"
+            " or import pipeline first"
+        )
 
 
 @contextmanager

@@ -68,7 +68,8 @@ def _node(left: Asked, right: Asked, node: str, one: Step | None, other: Step | 
         entry["facts"] = [
             {"fact": name, "left": before.get(name), "right": after.get(name)} for name in names if before.get(name) != after.get(name)
         ]
-        if one and other and one.makes == other.makes == "pairs":
+        dropped = any(each.manifest.dropped for each in made if each)
+        if one and other and one.makes == other.makes == "pairs" and not dropped:
             entry["pairs"] = pairs(made[0].path, made[1].path)
     return entry
 

@@ -17,6 +17,8 @@ def export(asked: Asked, address: str, to: Path) -> dict[str, Any]:
     made = artifact.read(source, verify=True)
     if made is None:
         raise Refusal(f"{source}: is not there yet; `rematch run {asked.folder}` builds what is missing")
+    if made.manifest.dropped:
+        raise Refusal(f"{source}: was dropped, as its recipe says (keep: false); `rematch run ... --from {address}` makes it again")
     table = show.kind(source, made)
     if table is None:
         raise Refusal(f"{source}: holds files and no rows; copy the folder itself, a model in it loads with transformers as it is")

@@ -10,6 +10,7 @@ from typing import Any, cast
 from pipeline import artifact
 from pipeline.artifact import Artifact
 from pipeline.errors import Refusal
+from pipeline.measured import numbers
 from pipeline.plan import Step
 from pipeline.request import Asked
 from pipeline.views import screen
@@ -22,7 +23,15 @@ LINES: dict[str, tuple[tuple[str, str], ...]] = {
     "pairs": (("rows", "pairs"), ("groups", "groups"), ("mean_chosen_win_rate", "= chosen win rate")),
     "logprobs": (("mean_token_logprob", "= mean token logprob"),),
     "model": (("loss_first", "= first loss"), ("loss_last", "= last loss"), ("steps", "steps"), ("parameters", "parameters")),
-    "report": (("accuracy", "= accuracy"), ("win_rate", "= win rate"), ("mean_score", "= score"), ("mean_characters", "= characters")),
+    "report": (
+        ("accuracy", "= accuracy"),
+        ("win_rate", "= win rate"),
+        ("mean_score", "= score"),
+        ("mean_characters", "= characters"),
+        ("mean_score_gap", "= score gap"),
+        ("ranking_accuracy", "= ranking accuracy"),
+        ("representation_cosine", "= representation cosine"),
+    ),
 }
 # The columns of the table over rounds: heading, kind, fact.
 COLUMNS: tuple[tuple[str, str, str], ...] = (
@@ -79,6 +88,8 @@ def line(makes: str, facts: dict[str, Any]) -> str:
             parts.append(f"{screen.number(value)} {word}")
     if makes not in LINES:
         parts = [f"{screen.number(value)} {name}" for name, value in numbers(facts) if name != "rows"][:4]
+    if alarms := facts.get("alarms"):
+        parts.append(f"{len(alarms)} alarm{'s' * (len(alarms) > 1)}")
     return ", ".join(parts)
 
 
@@ -91,15 +102,6 @@ def interval(name: str, facts: dict[str, Any]) -> str:
     """` [55, 67]` in points of a hundred, where a share comes with a confidence interval."""
     low, high = facts.get(f"{name}_low"), facts.get(f"{name}_high")
     return "" if low is None or high is None else f" [{low * 100:.0f}, {high * 100:.0f}]"
-
-
-def numbers(facts: dict[str, Any], at: str = "") -> Iterator[tuple[str, int | float]]:
-    """Every number in nested facts, by its dotted name, in the order of the facts."""
-    for name, value in facts.items():
-        if isinstance(value, dict):
-            yield from numbers(cast(dict[str, Any], value), f"{at}{name}.")
-        elif isinstance(value, int | float) and not isinstance(value, bool):
-            yield f"{at}{name}", value
 
 
 def leaves(facts: dict[str, Any], at: str = "") -> Iterator[tuple[str, Any]]:
@@ -121,10 +123,11 @@ def metrics(steps: list[dict[str, Any]]) -> dict[str, str]:
         found = next((each["facts"][fact] for each in order if each["makes"] == makes and each["facts"].get(fact) is not None), None)
         if found is not None and title not in row:
             row[title] = screen.number(found, 3)
-    reports = [each for each in done if each["makes"] == "report"]
+    told = (("accuracy", "accuracy"), ("win_rate", "win rate"), ("mean_characters", "characters"))
+    reports = [each for each in done if each["makes"] == "report" and any(each["facts"].get(name) is not None for name, _ in told)]
     for each in reports:
         prefix = f"{each['node']}." if len(reports) > 1 else ""
-        for name, word in (("accuracy", "accuracy"), ("win_rate", "win rate"), ("mean_characters", "characters")):
+        for name, word in told:
             if each["facts"].get(name) is not None:
                 row[prefix + word] = rate(name, each["facts"][name], 3) + interval(name, each["facts"])
     return row

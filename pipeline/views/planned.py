@@ -5,7 +5,7 @@ from typing import Any
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from pipeline import artifact
+from pipeline import artifact, lifetimes
 from pipeline.plan import estimate, plan
 from pipeline.request import Asked
 from pipeline.run import affected, status
@@ -22,7 +22,7 @@ def collect(asked: Asked, start_at: str | None = None) -> dict[str, Any]:
     rows = {
         step.address: made.manifest.facts["rows"]
         for step in steps
-        if found[step.address].state == "done" and step.address not in again
+        if found[step.address].state in ("done", "dropped") and step.address not in again
         if (made := artifact.read(step.folder(asked.folder))) and "rows" in made.manifest.facts
     }
     expected = estimate(steps, rows)
@@ -33,7 +33,9 @@ def collect(asked: Asked, start_at: str | None = None) -> dict[str, Any]:
             each |= {"state": "missing", "why": f"--from {start_at} builds it again"}
         guess = expected[step.address]
         entries.append({**each, "rows": guess.get("rows"), "tokens": guess.get("tokens"), "uses": step.uses, "key": step.key})
-    todo = [each for each in entries if each["state"] != "done"]
+    states = {address: "missing" if address in again else each.state for address, each in found.items()}
+    building = {step.address for step in lifetimes.to_build(steps, states)}
+    todo = [each for each in entries if each["address"] in building or each["state"] in ("stale", "corrupt")]
     return {
         "run": str(asked.folder),
         "command": asked.command,

@@ -9,7 +9,7 @@ from rich.text import Text
 from pipeline.plan import plan
 from pipeline.recipe import sections
 from pipeline.request import Asked
-from pipeline.views import facts, screen
+from pipeline.views import diagnostics, facts, screen
 
 
 def collect(asked: Asked, only: str | None = None) -> dict[str, Any]:
@@ -26,14 +26,16 @@ def collect(asked: Asked, only: str | None = None) -> dict[str, Any]:
 def render(data: dict[str, Any], width: int) -> RenderableType:
     """The table over rounds, and where to look next."""
     head = screen.heading(data["run"], f"recipe {data['recipe']}, profile {data['profile']}")
-    return Group(head, Text(), summary(data["rounds"], width), *look(data))
+    checks = [*diagnostics.render(data["rounds"], width), *diagnostics.told(data["rounds"])]
+    return Group(head, Text(), summary(data["rounds"], width), *checks, *look(data))
 
 
 def ended(data: dict[str, Any], width: int) -> RenderableType:
     """What is shown when a run has ended."""
     built = len(data["built"])
     head = f"{built} step{'s' * (built > 1)} built" if built else "nothing to build: all was there"
-    return Group(Text(), screen.heading(data["run"], head), Text(), summary(data["rounds"], width), *look(data))
+    table = summary(data["rounds"], width)
+    return Group(Text(), screen.heading(data["run"], head), Text(), table, *diagnostics.told(data["rounds"]), *look(data))
 
 
 def look(data: dict[str, Any]) -> list[RenderableType]:
@@ -99,4 +101,4 @@ def render_round(data: dict[str, Any]) -> RenderableType:
     tables = [step for step in only["steps"] if step["done"] and step["makes"] not in ("model", "report")]
     tables.sort(key=lambda step: step["makes"] != "pairs")
     hint = [Text(), Text("To see rows:"), screen.command(f"rematch show {run} {tables[0]['address']}")] if tables else []
-    return Group(round_table(f"{run} {only['name']}", only["steps"]), *hint)
+    return Group(round_table(f"{run} {only['name']}", only["steps"]), *diagnostics.told([only]), *hint)

@@ -22,6 +22,11 @@ __all__ = ["profile_schema", "recipe_schema", "reference_markdown"]
 Schema = dict[str, Any]
 REFERENCE = r"^[^@]+(@(prev|start|all))?$"
 _BY_ROUND = "by_round"
+_KEEP: Schema = {
+    "type": "boolean",
+    "default": True,
+    "description": "Of every node. False: its files are removed once all that reads it is done; `status` then says dropped.",
+}
 
 
 def recipe_schema() -> Schema:
@@ -29,14 +34,19 @@ def recipe_schema() -> Schema:
     defs: dict[str, Schema] = {}
     for kind in plugin.names("stages"):
         own = config_schema("stages", kind, defs, "stage")
+        own["properties"]["keep"] = _KEEP
         defs[f"start.{kind}"] = own
-        defs[f"round.{kind}"] = {**own, "properties": {name: _varying(name, field) for name, field in own["properties"].items()}}
+        varying = {name: _varying(name, field) for name, field in own["properties"].items()}
+        defs[f"round.{kind}"] = {**own, "properties": {**varying, "stage": _sometimes(kind)}}
     schema = _top(Recipe, "rematch recipe", "What to do: a graph of nodes for the start, and one for each round.")
     for section in ("start", "round"):
         nodes = [{"$ref": f"#/$defs/{section}.{kind}"} for kind in plugin.names("stages")]
         field = schema["properties"][section]
         [name] = field["patternProperties"]  # how a node may be named
         field |= {"patternProperties": {name: {"oneOf": [*nodes, _elsewhere("stage")]}}, "additionalProperties": False}
+    for body in defs.values():
+        if "kind" in body.get("properties", {}):  # a plugin's settings vary by round too; that those of the start do not, the plan says
+            body["properties"] = {name: _varying(name, field) for name, field in body["properties"].items()}
     if any("$ref" in str(each) for each in defs.values()):
         defs[_BY_ROUND] = {
             "type": "object",
@@ -140,11 +150,18 @@ def _references(field: Schema) -> Schema:
 
 def _varying(name: str, field: Schema) -> Schema:
     """A field of a round's node: what it is, or `{by_round: [...]}` of it."""
-    if name == "stage" or "x-reads" in field:
+    if name in ("stage", "keep", "kind"):
         return field
     about = {key: field[key] for key in ("description", "default") if key in field}
     inner = {key: value for key, value in field.items() if key not in about}
     return {"anyOf": [inner, {"$ref": f"#/$defs/{_BY_ROUND}"}], **about}
+
+
+def _sometimes(kind: str) -> Schema:
+    """A stage, or `{by_round: [...]}` with null for the rounds in which the node is not there."""
+    each = {"enum": [kind, None]}
+    rounds = {"type": "object", "properties": {_BY_ROUND: {"type": "array", "minItems": 1, "items": each}}, "required": [_BY_ROUND]}
+    return {"anyOf": [{"const": kind}, {**rounds, "additionalProperties": False}]}
 
 
 def _renamed(value: Any, change: Callable[[str], str]) -> Any:

@@ -19,7 +19,15 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-STATES = {"done": "green", "missing": "dim", "begun": "cyan", "running": "bold cyan", "stale": "yellow", "corrupt": "bold red"}
+STATES = {
+    "done": "green",
+    "dropped": "dim green",
+    "missing": "dim",
+    "begun": "cyan",
+    "running": "bold cyan",
+    "stale": "yellow",
+    "corrupt": "bold red",
+}
 """Colours of the states; the words alone say everything."""
 GAP = 2
 """Spaces between the columns of a table."""

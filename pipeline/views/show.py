@@ -85,7 +85,8 @@ def _ran(provenance: dict[str, Any], whole: bool) -> dict[str, Any]:
 def _files(manifest: dict[str, Any], whole: bool) -> dict[str, Any]:
     files = manifest["files"]
     total = screen.size(sum(each["bytes"] for each in files))
-    body: dict[str, Any] = {"digest": manifest["digest"][:16], "files": f"{len(files)} ({total})"}
+    count = f"{len(files)} ({total})" + (", dropped: nothing was left to read them" if manifest["dropped"] else "")
+    body: dict[str, Any] = {"digest": manifest["digest"][:16], "files": count}
     shown = files if whole else files[:8]
     body |= {each["path"]: screen.size(each["bytes"]) for each in shown}
     return body | ({"...": f"{len(files) - len(shown)} more (--all lists them)"} if len(files) > len(shown) else {})

@@ -136,7 +136,7 @@ def _next(data: dict[str, Any], wrong: list[dict[str, Any]]) -> list[RenderableT
             Text("To replace what is there (it moves to the attic):"),
             screen.command(f"rematch run {run} --from {wrong[0]['address']}"),
         ]
-    if set(data["counts"]) - {"done"}:
+    if set(data["counts"]) - {"done", "dropped"}:
         return [Text("To build what is missing:"), screen.command(f"rematch run {run}")]
     return [Text("All is there. To look at it:"), screen.command(f"rematch show {run}")]
 

@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tests.golden import metric_checks
+
 HERE = Path(__file__).parent
 TOLERANCE = {"float64": 1e-7, "float32": 1e-4}
 Vector = dict[str, Any]
@@ -53,9 +55,15 @@ def load() -> list[Vector]:
         body = json.loads(path.read_text())
         vectors = body.get("cases", body.get("vectors")) if isinstance(body, dict) else None
         for each in vectors or []:
-            if isinstance(each, dict) and "method" in each and "variant" in each:
-                found.append({**each, "file": path.name})
+            if isinstance(each, dict) and "variant" in each and ("method" in each or "metric" in each):
+                found.append({**named(each), "file": path.name})
     return found
+
+
+def named(vector: Vector) -> Vector:
+    """A vector with a method and an id; those of metrics have neither, and are told by metric and variant."""
+    metric = vector.get("metric")
+    return vector if metric is None else {"method": metric, "id": f"{metric}: {vector['variant']}", **vector}
 
 
 def check(vector: Vector, dtype: str) -> None:
@@ -221,6 +229,7 @@ CHECKS: dict[tuple[str, str], Check] = {
     ("IPO", "iterative IPO baseline (COMAL)"): of("ipo", beta="=eta", length_average=False),
     (BASELINE, "sigmoid"): of("dpo", "beta"),
     (BASELINE, "ipo"): of("ipo", "beta", length_average=False),
+    **metric_checks.CHECKS,
 }
 
 

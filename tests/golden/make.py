@@ -1,6 +1,6 @@
 """Cuts the research files down to the methods that are built, so that a clone alone can check them.
 
-python -m tests.golden.make FOLDER      # FOLDER holds objectives.json and nash.json
+python -m tests.golden.make FOLDER      # FOLDER holds objectives.json, nash.json and metrics.json
 """
 
 import json
@@ -10,7 +10,7 @@ from typing import Any
 
 from tests.golden import adapter
 
-KEPT = ("id", "method", "variant", "fixture", "inputs", "params", "source", "evidence")
+KEPT = ("id", "method", "metric", "variant", "fixture", "inputs", "params", "raw_win_rate", "source", "evidence")
 EXPECTED = (
     "expected",
     "expected_loss",
@@ -22,9 +22,9 @@ EXPECTED = (
 
 
 def main(source: Path) -> None:
-    for name, key in (("objectives.json", "cases"), ("nash.json", "vectors")):
+    for name, key in (("objectives.json", "cases"), ("nash.json", "vectors"), ("metrics.json", "cases")):
         body: dict[str, Any] = json.loads((source / name).read_text())
-        cases = [each for each in body[key] if (each["method"], each["variant"]) in adapter.CHECKS]
+        cases = [each for each in body[key] if (adapter.named(each)["method"], each["variant"]) in adapter.CHECKS]
         lines = [json.dumps({k: v for k, v in each.items() if k in (*KEPT, *EXPECTED) and v is not None}) for each in cases]
         note = f"{len(cases)} of {len(body[key])} vectors of {name}: the methods built here. Each names the code it was computed with."
         joined = ",\n".join(lines)

@@ -324,3 +324,16 @@ def _loaded(pid: int) -> bool:
         return False
     resident_kib = next((int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS")), 0)
     return resident_kib > 400 << 10
+
+
+def test_ray_imported_by_somebody_else_still_asks_for_tokens_or_is_refused(tmp_path: Path) -> None:
+    """vLLM imports Ray, and Ray reads its authentication mode then and never again: it once started without tokens, and failed."""
+    body = "print(run.run(small(rounds=0), profile(executor='ray'), Path(sys.argv[1])))"
+    code = "{}\nfrom tests.core import *\nfrom pipeline import run\n" + body
+    told = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    for first, ends in (("import sys, pipeline, ray", 0), ("import sys, ray", 1)):
+        call = [sys.executable, "-c", code.format(first), str(tmp_path / str(ends))]
+        done = subprocess.run(call, capture_output=True, text=True, env=told, cwd=Path(__file__).parents[2], timeout=120)
+        assert done.returncode == ends, done.stderr
+        assert ends or "start/words" in done.stdout
+        assert not ends or "Ray was imported in this process without token authentication" in done.stderr

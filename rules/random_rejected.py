@@ -1,0 +1,28 @@
+"""The best response against a random one of those that score less, as Zephyr picks its rejected ones (arXiv:2310.16944).
+
+The draw depends on the step's seed and the prompt's id alone.
+"""
+
+from blake3 import blake3
+
+from pipeline.plugin import Settings
+from rules import Judged, Pick, _scored
+
+VERSION = 1
+
+
+class Config(Settings):
+    pass
+
+
+def choose(config: Config, group: Judged) -> tuple[list[Pick], str | None]:
+    """The one pair of a group, or why there is none: single, undecided, tie."""
+    scored = _scored.decided(group)
+    if reason := _scored.why_none(group, scored):
+        return [], reason
+    chosen = _scored.best(group, scored)
+    lower = [i for i in scored if _scored.score(group, i) < _scored.score(group, chosen)]
+    if not lower:
+        return [], "tie"
+    draw = int.from_bytes(blake3(f"{group.seed}:{group.id}".encode()).digest()[:8], "big")
+    return [Pick(chosen, lower[draw * len(lower) >> 64])], None

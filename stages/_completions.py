@@ -1,0 +1,48 @@
+"""From what an engine answered to rows of a `candidates` table."""
+
+from collections.abc import Sequence
+from itertools import accumulate, chain
+from typing import Any
+
+import pyarrow as pa
+
+from engines import Completion
+from pipeline import rows
+
+
+def candidates(table: pa.Table, completions: Sequence[Completion], tokenizers: Sequence[str | None], source: str) -> pa.Table:
+    """The prompts with their completions, each under the fingerprint of its tokenizer; token ids are null where that is None.
+
+    Built by columns: a million responses as Python structs would cost minutes.
+    """
+    known = [tokenizer is not None for tokenizer in tokenizers]
+    each_known = [is_known for is_known, completion in zip(known, completions, strict=True) for _ in completion.responses]
+    responses = [response for completion in completions for response in completion.responses]
+    total = len(responses)
+    fields: dict[str, Any] = {
+        "text": pa.array([response.text for response in responses], pa.string()),
+        "token_ids": _lists([response.token_ids for response in responses], each_known),
+        "logprob": pa.array([sum(r.logprobs) if k else None for r, k in zip(responses, each_known, strict=True)], pa.float64()),
+        "finish_reason": pa.array([response.finish_reason for response in responses], pa.string()),
+        "source": pa.repeat(pa.scalar(source), total),
+    }
+    structs = pa.StructArray.from_arrays(list(fields.values()), names=list(fields))
+    columns = {
+        "id": table["id"],
+        "prompt": table["prompt"],
+        "meta": table["meta"],
+        "prompt_token_ids": _lists([completion.prompt_token_ids for completion in completions], known),
+        "tokenizer": pa.array(tokenizers, pa.string()),
+        "responses": pa.ListArray.from_arrays(_offsets([len(completion.responses) for completion in completions]), structs),
+    }
+    return pa.table(columns).cast(rows.TABLES["candidates"])
+
+
+def _lists(ids: Sequence[Sequence[int]], known: Sequence[bool]) -> pa.ListArray:
+    flat = pa.array(list(chain.from_iterable(ids)), pa.int32())
+    unknown = None if all(known) else pa.array([not each for each in known])
+    return pa.ListArray.from_arrays(_offsets([len(each) for each in ids]), flat, mask=unknown)
+
+
+def _offsets(lengths: Sequence[int]) -> pa.Array:
+    return pa.array([0, *accumulate(lengths)], pa.int32())

@@ -1,0 +1,128 @@
+"""What tables alone say about a round: how far pairs are apart, how long and how varied samples are, what the judge prefers.
+
+Counts and means run over all rows; comparisons word by word over the evenly spaced rows that `sample` picks.
+"""
+
+import shutil
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from metrics import diversity, gaps, judge_statistics
+from pipeline import rows
+from pipeline.artifact import Artifact, Facts
+from stages import _columns
+
+
+def sample(source: Artifact, table: str, limit: int, work: Path) -> Artifact:
+    """At most `limit` rows, evenly spaced, as a table below `work`; always the same ones."""
+    folder, part = work / f"{table}.rows", work / f"{table}.rows.part"
+    if not folder.exists():
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir(parents=True)
+        total = rows.count(source.path)
+        wanted = np.arange(total) if total <= limit else np.arange(limit) * total // limit
+        at, picked = 0, []
+        for portion in rows.stream(source.path):
+            here = wanted[(wanted >= at) & (wanted < at + portion.num_rows)] - at
+            picked.append(portion.select(rows.TABLES[table].names).take(pa.array(here, pa.int64())))
+            at += portion.num_rows
+        rows.write(part, table, picked)
+        part.rename(folder)
+    return Artifact(folder, source.manifest)
+
+
+def pairs(source: Artifact, some: Artifact) -> Facts:
+    """Facts of all pairs, and the mean text gap of `some` of them (in tokens; in words where a pair has no tokens)."""
+    columns = ["chosen", "rejected", "chosen_token_ids", "rejected_token_ids", "chosen_score", "rejected_score"]
+    table = rows.read(source.path, columns)
+    sides = ("chosen", "rejected")
+    characters = [_floats(pc.utf8_length(_contents(table, side))) for side in sides]
+    tokens = [_floats(pc.list_value_length(table[f"{side}_token_ids"])) for side in sides]
+    longer = np.sign(characters[0] - characters[1])
+    few = rows.read(some.path, columns)
+    apart = [gaps.text_gap(*both) for both in zip(*(_words(few, side) for side in sides), strict=True)]
+    return {
+        "pairs": table.num_rows,
+        "mean_score_gap": gaps.score_gap(_floats(table["chosen_score"]), _floats(table["rejected_score"])),
+        "mean_chosen_tokens": mean(tokens[0]),
+        "mean_rejected_tokens": mean(tokens[1]),
+        "chosen_longer": mean((longer[longer != 0] + 1) / 2),
+        "text_gap": mean(np.asarray(apart)),
+    }
+
+
+def samples(source: Artifact, some: Artifact) -> Facts:
+    """Lengths of all responses in tokens, and the diversity of `some` prompts' responses in words."""
+    responses = _columns.flat(rows.read(source.path, ["responses"]), "responses")
+    tokens = _floats(pc.list_value_length(pc.struct_field(responses, "token_ids")))
+    tokens = tokens[~np.isnan(tokens)]
+    ends = pc.struct_field(responses, "finish_reason").to_pylist()
+    few = rows.read(some.path, ["responses"])
+    texts = _columns.strings(_columns.flat(few, "responses"), "text")
+    return {
+        "sampled_responses": len(responses),
+        "mean_tokens": mean(tokens),
+        "median_tokens": float(np.median(tokens)) if len(tokens) else None,
+        "truncated_share": ends.count("length") / len(ends) if ends else None,
+        **{f"distinct_{n}": diversity.distinct_n(texts, n) for n in (1, 2, 3)},
+        "unique_share": diversity.unique_share(_columns.rows_of(texts, _columns.spans(few, "responses"))),
+    }
+
+
+def judged(source: Artifact) -> Facts:
+    """What the verdicts say of the judge; None where nothing could be compared."""
+    won = compared = circles = triples = groups = tied = level = several = 0.0
+    deltas: list[tuple[float, int]] = []
+    for table in rows.stream(source.path, ["responses", "scores", "wins"]):
+        texts = _columns.rows_of(_columns.strings(_columns.flat(table, "responses"), "text"), _columns.spans(table, "responses"))
+        for group, scores, wins in zip(texts, table["scores"].to_pylist(), _columns.wins(table), strict=True):
+            lengths = [len(text) for text in group]
+            known = [(score, length) for score, length in zip(scores, lengths, strict=True) if score is not None]
+            groups += 1
+            won, compared = (a + b for a, b in zip((won, compared), judge_statistics.longer_wins(scores, lengths), strict=True))
+            circles, triples = (a + b for a, b in zip((circles, triples), judge_statistics.cycles(wins or ()), strict=True))
+            several += len(known) > 1
+            level += bool(judge_statistics.flat(scores))
+            tied += len(known) > 1 and sum(score == max(known)[0] for score, _ in known) > 1
+            deltas += [(a - b, i - j) for (a, i), (b, j) in combinations(known, 2)]
+    left, right = np.asarray(deltas, float).reshape(-1, 2).T
+    return {
+        "groups": int(groups),
+        "tie_share": tied / several if several else None,
+        "zero_spread_share": level / several if several else None,
+        "longer_wins": won / compared if compared else None,
+        "length_spearman": judge_statistics.spearman(left, right),
+        "cycle_rate": circles / triples if triples else None,
+    }
+
+
+def kept_share(pair_table: Artifact, judged_table: Artifact) -> float | None:
+    """The share of judged prompts that gave at least one pair; None of no prompts."""
+    asked = rows.read(judged_table.path, ["id"])["id"]
+    paired = set(rows.read(pair_table.path, ["prompt_id"])["prompt_id"].to_pylist())
+    return sum(each in paired for each in asked.to_pylist()) / len(asked) if len(asked) else None
+
+
+def mean(values: np.ndarray) -> float | None:
+    """The mean of what is known; None of nothing."""
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if len(known) else None
+
+
+def _floats(column: Any) -> np.ndarray:
+    """A column as floats, NaN where it is null."""
+    return np.asarray(pc.cast(column, pa.float64()).to_numpy(zero_copy_only=False), float) if len(column) else np.zeros(0)
+
+
+def _contents(table: pa.Table, side: str) -> Any:
+    return pc.struct_field(table[side].combine_chunks().flatten(), "content")
+
+
+def _words(table: pa.Table, side: str) -> list[list[Any]]:
+    texts = _contents(table, side).to_pylist()
+    return [ids if ids is not None else text.split() for ids, text in zip(table[f"{side}_token_ids"].to_pylist(), texts, strict=True)]
