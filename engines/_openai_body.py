@@ -148,10 +148,12 @@ class Spelling:
                     if not choice.token_ids or len(scores or ()) != len(choice.token_ids):
                         raise ValueError("no token ids, or not a log-probability for each")
             if chat.usage and chat.usage.completion_tokens == 0 and all(choice.finish_reason == "length" for choice in chat.choices):
-                raise RequestRefused(
+                refused = RequestRefused(
                     f"{self.base}: the prompt ({chat.usage.prompt_tokens} tokens) fills the context and leaves no room for a response; "
                     "shorten it, or use a model with a longer context"
                 )
+                refused.final = True
+                raise refused
             return chat
 
         return read

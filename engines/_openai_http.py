@@ -27,6 +27,8 @@ T = TypeVar("T")
 log = logging.getLogger("rematch.openai")
 AGAIN = (408, 409, 429)
 """Client errors that may pass: time-out, conflict, too many requests. All 5xx may pass as well."""
+FINAL = (400, 413, 422)
+"""Client errors about what is asked (its content, its length), rather than about who asks or where."""
 SHOWN = 300
 """Characters of a server's message that are shown."""
 
@@ -119,7 +121,9 @@ class Client:
             if wait_s > 0:
                 self._not_before = max(self._not_before, asyncio.get_running_loop().time() + wait_s)
             return False, said, wait_s
-        raise RequestRefused(f"{url}: refused: {said}; {self._way_out(response.status_code)}")
+        refused = RequestRefused(f"{url}: refused: {said}; {self._way_out(response.status_code)}")
+        refused.final = response.status_code in FINAL
+        raise refused
 
     async def _held_back(self) -> None:
         while (left := self._not_before - asyncio.get_running_loop().time()) > 0:

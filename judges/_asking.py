@@ -12,9 +12,10 @@ from typing import Any, Generic, TypeVar
 
 from blake3 import blake3
 
-from engines import Completion, Engine, Request
+from engines import Completion, Engine, Request, RequestRefused
 from engines._chat import PromptTooLong
 from judges._shield import Shield, specials
+from pipeline.errors import Refusal
 from pipeline.model import endpoint
 from pipeline.tools import Tools
 
@@ -44,6 +45,8 @@ class Answers(Generic[T]):
     """The verdicts, of those answers that have one."""
     texts: list[str] = field(default_factory=list)
     """All answers."""
+    places: list[int] = field(default_factory=list)
+    """Of sampled verdicts: which of the texts each was read in."""
     calls: int = 0
     prompt_tokens: int = 0
     cached_tokens: int = 0
@@ -57,10 +60,11 @@ def sample(
     how: Sampling,
     tools: Tools,
     salts: Sequence[object] | None = None,
+    names: Sequence[str] | None = None,
 ) -> list[Answers[T]]:
     """Draw answers to each question and keep the verdicts; `parse` gets the question's number and an answer.
 
-    Equal questions get equal answers, unless their `salts` differ.
+    Equal questions get equal answers, unless their `salts` differ. `names` are the prompts that the questions are about.
     """
     salts = salts or [None] * len(questions)
     found: list[Answers[T]] = [Answers() for _ in questions]
@@ -70,7 +74,7 @@ def sample(
         wanted = [how.samples if attempt == 0 else max(how.enough - len(found[at].values), 1) for at in open]
         seeds = [seed_of(tools, questions[at], salts[at], attempt) for at in open]
         requests = [_request(questions[at], n, how, seed) for at, n, seed in zip(open, wanted, seeds, strict=True)]
-        for at, completion in zip(open, complete(engine, requests), strict=True):
+        for at, completion in zip(open, complete(engine, requests, names and [names[at] for at in open]), strict=True):
             _take(found[at], completion, lambda text, at=at: parse(at, text))
         open = [at for at in open if len(found[at].values) < how.enough and not found[at].too_long]
         if not open:
@@ -78,7 +82,9 @@ def sample(
     return found
 
 
-def weigh(engine: Engine, questions: Sequence[str], answers: Sequence[Sequence[str]], min_mass: float) -> list[Answers[list[float]]]:
+def weigh(
+    engine: Engine, questions: Sequence[str], answers: Sequence[Sequence[str]], min_mass: float, names: Sequence[str] | None = None
+) -> list[Answers[list[float]]]:
     """The probability of each allowed answer to each question, normalised over them; no value if their mass is too small.
 
     `answers[k]` are all spellings of the k-th answer. Each is an option, and the probabilities of its spellings add up.
@@ -86,7 +92,8 @@ def weigh(engine: Engine, questions: Sequence[str], answers: Sequence[Sequence[s
     """
     options = tuple(spelling for spellings in answers for spelling in spellings)
     found: list[Answers[list[float]]] = [Answers() for _ in questions]
-    for each, completion in zip(found, complete(engine, [Request(_messages(q), options=options) for q in questions]), strict=True):
+    requests = [Request(_messages(question), options=options) for question in questions]
+    for each, completion in zip(found, complete(engine, requests, names), strict=True):
         _take(each, completion, lambda text: None)
         if completion is not None:
             value = _normalised(completion.option_logprobs, [len(spellings) for spellings in answers])
@@ -100,10 +107,18 @@ def spellings(answer: str) -> tuple[str, str]:
     return answer, f" {answer}"
 
 
-def complete(engine: Engine, requests: Sequence[Request]) -> list[Completion | None]:
-    """The answers of an engine, with None where a prompt does not fit into its context."""
+def complete(engine: Engine, requests: Sequence[Request], names: Sequence[str] | None = None) -> list[Completion | None]:
+    """The answers of an engine, with None where a prompt does not fit into its context.
+
+    Raises Refusal with the name of the request that an endpoint does not answer.
+    """
     found: dict[int, Completion] = {}
-    _fill(engine, requests, range(len(requests)), found)
+    try:
+        _fill(engine, requests, range(len(requests)), found)
+    except RequestRefused as error:
+        if names is None or error.index < 0:
+            raise
+        raise Refusal(f"prompt {names[error.index]!r}: {error}") from error
     return [found.get(at) for at in range(len(requests))]
 
 
@@ -119,6 +134,9 @@ def _fill(engine: Engine, requests: Sequence[Request], places: Sequence[int], fo
             each(asked, lambda at, completion: found.__setitem__(todo[at], completion))  # pyright: ignore[reportUnknownLambdaType]
         else:
             found.update(zip(todo, engine.complete(asked), strict=True))
+    except RequestRefused as error:
+        error.index = todo[error.index] if error.index >= 0 else -1
+        raise
     except PromptTooLong:
         if len(todo) > 1:
             half = len(todo) // 2
@@ -174,6 +192,7 @@ def _take(found: Answers[T], completion: Completion | None, parse: Callable[[str
         value = parse(whole)
         if value is not None:
             found.values.append(value)
+            found.places.append(len(found.texts) - 1)
 
 
 def _messages(question: str) -> tuple[dict[str, str], ...]:

@@ -83,7 +83,8 @@ def judge(config: Config, groups: Sequence[Group], tools: Tools) -> list[Verdict
 
     how = _asking.Sampling(1, 1, config.retries, config.temperature, config.top_p, config.max_new_tokens)
     salts = list(range(config.samples)) * len(groups)
-    answers = iter(_asking.sample(tools.engine("judge.model"), questions, parse, how, tools, salts))
+    names = [group.id for group, _ in shown]
+    answers = iter(_asking.sample(tools.engine("judge.model"), questions, parse, how, tools, salts, names))
     remaining = iter(orders)
     return [
         _verdict(

@@ -3,7 +3,11 @@
 `prob` reads the probabilities of the answers A and B, normalised over the two, and averages the orders; `strict`
 samples a reasoned verdict, and a pair whose orders disagree is a tie (Zheng et al., arXiv:2306.05685, section 3.4).
 All pairs of K responses take K(K-1) calls. Against one baseline alone it is 2(K-1), and what is known of the other
-pairs follows from the strengths logit P(i beats the baseline) (OSP, arXiv:2405.14103; Bradley-Terry, 1952).
+pairs follows from the strengths logit P(i beats the baseline) (OSP, arXiv:2405.14103; Bradley-Terry, 1952). In a
+tournament (INPO, arXiv:2407.00617, section 4.1) it is at most 22 for K = 8. It finds the best and the worst alone, so
+there is no win table: comparisons that were not made are not made up. Where the overall winner does not beat the
+overall loser, INPO keeps no pair: all responses have 0.5 then, which pair rules take for a tie, and it counts as a
+`final_upset`. One comparison without a verdict leaves its group undecided, for nobody can go on.
 """
 
 from collections.abc import Sequence
@@ -12,6 +16,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from judges import Group, Verdict, _asking, _comparisons, _grammar, _prompts
+from judges._bracket import Game
 from judges._comparisons import Outcome
 from judges._shield import Shield
 from pipeline.plugin import Reads, Settings
@@ -26,8 +31,8 @@ class Config(Settings):
     """Who judges."""
     mode: Literal["prob", "strict"] = "prob"
     """P(A is better) by the probabilities of the answers; or a written verdict, which both orders must share."""
-    against: Literal["all", "first"] = "all"
-    """Compare all pairs, or each response with the first one only. Below an `anchor` judge: with the anchor only, either way."""
+    against: Literal["all", "first", "tournament"] = "all"
+    """Compare all pairs, each response with the first one, or in a tournament. Below an `anchor` judge: with the anchor only, always."""
     question: str | None = None
     """What better means, in your own words; None: more helpful to the user."""
     tau: float = Field(1.0, gt=0)
@@ -59,32 +64,43 @@ class Config(Settings):
 def judge(config: Config, groups: Sequence[Group], tools: Tools) -> list[Verdict]:
     """Compare the different responses of each group, both ways round, and reduce that to scores and a win table.
 
-    Scores are mean win rates against the others; against a baseline, P(i beats it), and 0.5 for itself.
+    Scores are mean win rates against the others; against a baseline, P(i beats it), and 0.5 for itself; in a tournament,
+    the share of comparisons won. What all groups ask next is asked at once: a tournament takes one batch a level.
     """
     shield = _asking.shield_of(tools, config.protect)
     texts = [_prompts.distinct(group.responses) for group in groups]
-    pairs = [_pairs(config, group, once, at) for group, (once, at) in zip(groups, texts, strict=True)]
+    outcomes: list[dict[Game, Outcome]] = [{} for _ in groups]
+    answers: list[list[_asking.Answers[Any]]] = [[] for _ in groups]
     question = config.question or _prompts.QUESTION
-    questions = [
-        _prompts.pair(question, group.prompt, once[a], once[b], shield, group.id, reason=config.mode == "strict")
-        for group, (once, _), todo in zip(groups, texts, pairs, strict=True)
-        for i, j in todo
-        for a, b in ((i, j), (j, i))  # side by side, so that a prefix cache still holds what they share
+    while todo := [
+        (n, pair)
+        for n, (group, (once, at)) in enumerate(zip(groups, texts, strict=True))
+        for pair in _next(config, _baseline(config, group, at), len(once), outcomes[n])
+    ]:
+        questions = [
+            _prompts.pair(question, groups[n].prompt, texts[n][0][a], texts[n][0][b], shield, groups[n].id, reason=config.mode == "strict")
+            for n, (i, j) in todo
+            for a, b in ((i, j), (j, i))  # side by side, so that a prefix cache still holds what they share
+        ]
+        found = iter(_ask(config, questions, [groups[n].id for n, _ in todo for _ in range(2)], tools))
+        for n, pair in todo:
+            (first, one), (second, other) = next(found), next(found)
+            outcomes[n][pair] = Outcome(first, second)
+            answers[n] += [one, other]
+    return [
+        _verdict(config, group, len(once), at, met, said, shield)
+        for group, (once, at), met, said in zip(groups, texts, outcomes, answers, strict=True)
     ]
-    answered = iter(_ask(config, questions, tools))
-    verdicts: list[Verdict] = []
-    for group, (once, at), todo in zip(groups, texts, pairs, strict=True):
-        found = [next(answered) for _ in range(2 * len(todo))]
-        outcomes = {pair: Outcome(found[2 * n][0], found[2 * n + 1][0]) for n, pair in enumerate(todo)}
-        verdicts.append(_verdict(config, group, len(once), at, outcomes, [answers for _, answers in found], shield))
-    return verdicts
 
 
-def _pairs(config: Config, group: Group, once: list[str], at: list[int]) -> list[tuple[int, int]]:
-    """Which of the different texts are compared."""
-    base = _baseline(config, group, at)
-    count = range(len(once))
-    return [(i, j) for i in count for j in count if i < j] if base is None else [(i, base) for i in count if i != base]
+def _next(config: Config, base: int | None, count: int, outcomes: dict[Game, Outcome]) -> Sequence[Game]:
+    """Which of the different texts are compared next; none if that is all."""
+    if base is None and config.against == "tournament" and count > 1:
+        so_far = _comparisons.bracket(count, outcomes, config.mode == "strict")
+        return so_far.open if so_far is not None else ()
+    if outcomes:
+        return ()
+    return [(i, j) for i in range(count) for j in range(i + 1, count)] if base is None else [(i, base) for i in range(count) if i != base]
 
 
 def _baseline(config: Config, group: Group, at: list[int]) -> int | None:
@@ -93,29 +109,31 @@ def _baseline(config: Config, group: Group, at: list[int]) -> int | None:
     return 0 if config.against == "first" and at else None
 
 
-def _ask(config: Config, questions: list[str], tools: Tools) -> list[tuple[float | None, _asking.Answers[Any]]]:
+def _ask(config: Config, questions: list[str], names: list[str], tools: Tools) -> list[tuple[float | None, _asking.Answers[Any]]]:
     """For each question P(A is better) as the judge has it, None where it gave no verdict."""
     engine = tools.engine("judge.model")
     if config.mode == "prob":
-        weighed = _asking.weigh(engine, questions, [_asking.spellings("A"), _asking.spellings("B")], config.min_mass)
+        weighed = _asking.weigh(engine, questions, [_asking.spellings("A"), _asking.spellings("B")], config.min_mass, names)
         return [(a.values[0][0] if a.values else None, a) for a in weighed]
     how = _asking.Sampling(config.samples, 1, config.retries, config.temperature, config.top_p, config.max_new_tokens)
-    return [
-        (_comparisons.majority(a.values), a) for a in _asking.sample(engine, questions, lambda _, text: _grammar.choice(text), how, tools)
-    ]
+    sampled = _asking.sample(engine, questions, lambda _, text: _grammar.choice(text), how, tools, names=names)
+    return [(_comparisons.majority(answers.values), answers) for answers in sampled]
 
 
 def _verdict(
-    config: Config, group: Group, count: int, at: list[int], outcomes: dict[tuple[int, int], Outcome], answers: list[_asking.Answers[Any]],
+    config: Config, group: Group, count: int, at: list[int], outcomes: dict[Game, Outcome], answers: list[_asking.Answers[Any]],
     shield: Shield,
 ) -> Verdict:  # fmt: skip
     strict = config.mode == "strict"
     base = _baseline(config, group, at)
-    if base is None:
+    tally = _asking.tally(answers) | _comparisons.tally(outcomes.values())
+    if base is None and config.against == "tournament" and count > 1:
+        (scores, over), wins = _comparisons.through_bracket(count, outcomes, strict), None
+        tally["final_upset"] = (int(over is not None and over.upset), int(over is not None))
+    elif base is None:
         scores, wins = _comparisons.all_pairs([at.count(i) for i in range(count)], outcomes, strict)
     else:
         scores, wins = _comparisons.through_baseline(count, base, outcomes, strict, config.tau)
-    tally = _asking.tally(answers) | _comparisons.tally(outcomes.values())
     tally["neutralised"] = (sum(map(shield.changes, group.responses)), len(group.responses))
     first = {place: at.index(place) for place in set(at)}
     detail: dict[str, object] = {"orders": [[first[i], first[j], o.shown_first, o.shown_second] for (i, j), o in outcomes.items()]}

@@ -46,6 +46,8 @@ class Config(Settings):
     """Undecided if the allowed scores have less probability than this together; for `probabilities`."""
     keep_texts: bool = True
     """Keep what the judge wrote, in the detail."""
+    keep_questions: bool = False
+    """Keep in the detail what the judge was asked, and which of its texts could be read: the stage `meta_judge` reads both."""
     protect: bool = True
     """False only to measure what the protection against responses that address the judge is worth."""
 
@@ -60,6 +62,8 @@ class Config(Settings):
             raise ValueError(f"min_readable {self.min_readable} cannot be reached with samples {self.samples}")
         if self.temperature == 0 and self.samples > 1 and self.read == "sampled":
             raise ValueError(f"temperature 0 would give the same judgement {self.samples} times; set samples: 1, or a temperature")
+        if self.keep_questions and not (self.keep_texts and self.read == "sampled"):
+            raise ValueError("keep_questions is for judgements that are kept; set `keep_texts: true` and `read: sampled`, or leave it out")
         return self
 
     @property
@@ -78,17 +82,18 @@ def judge(config: Config, groups: Sequence[Group], tools: Tools) -> list[Verdict
         for group, (once, _) in zip(groups, texts, strict=True)
         for text in once
     ]
+    names = [group.id for group, (once, _) in zip(groups, texts, strict=True) for _ in once]
     engine = tools.engine("judge.model")
     if reason:
         how = _asking.Sampling(config.samples, config.enough, config.retries, config.temperature, config.top_p, config.max_new_tokens)
         graded = [
             (_mean(answers.values, config.enough), answers)
-            for answers in _asking.sample(engine, questions, lambda _, text: _grammar.score(text, of.low, of.high), how, tools)
+            for answers in _asking.sample(engine, questions, lambda _, text: _grammar.score(text, of.low, of.high), how, tools, names=names)
         ]
     else:
         allowed = [_asking.spellings(str(value)) for value in range(of.low, of.high + 1)]
-        graded = [(_expected(a.values, of.low), a) for a in _asking.weigh(engine, questions, allowed, config.min_mass)]
-    rest = iter(graded)
+        graded = [(_expected(a.values, of.low), a) for a in _asking.weigh(engine, questions, allowed, config.min_mass, names)]
+    rest = iter(zip(questions, graded, strict=True))
     return [_verdict(config, group, [next(rest) for _ in once], at, shield) for group, (once, at) in zip(groups, texts, strict=True)]
 
 
@@ -102,10 +107,10 @@ def _expected(found: list[list[float]], low: int) -> float | None:
 
 
 def _verdict(
-    config: Config, group: Group, graded: list[tuple[float | None, _asking.Answers[Any]]], at: list[int], shield: Shield
+    config: Config, group: Group, graded: list[tuple[str, tuple[float | None, _asking.Answers[Any]]]], at: list[int], shield: Shield
 ) -> Verdict:
-    once = [answers for _, answers in graded]
-    scores = tuple(graded[i][0] for i in at)
+    once = [answers for _, (_, answers) in graded]
+    scores = tuple(graded[i][1][0] for i in at)
     tally = _asking.tally(once) | {"neutralised": (sum(map(shield.changes, group.responses)), len(group.responses))}
     detail: dict[str, object] = {}
     if config.read == "sampled":
@@ -114,6 +119,9 @@ def _verdict(
         detail["variance"] = [pvariance(once[i].values) if once[i].values else None for i in at]
         if config.keep_texts:
             detail["texts"] = [once[i].texts for i in at]
+        if config.keep_questions:
+            detail["questions"] = [graded[i][0] for i in at]
+            detail["readable"] = [once[i].places for i in at]
     else:
         detail["probabilities"] = [once[i].values[0] if once[i].values else None for i in at]
         tally["option_mass"] = (sum(a.values[0][-1] for a in once if a.values), sum(bool(a.values) for a in once))

@@ -25,6 +25,11 @@ BOUNDS: dict[str, Bound] = {
     "length_ratio_to_first": Bound(1.5, True, "responses grow; control length in the judge or the objective"),
     "length_growth_since_last": Bound(0.15, True, "responses grew within one round; control length in the judge or the objective"),
     "longer_wins": Bound(0.65, True, "the judge prefers length; use another judge, or control length"),
+    "position_consistency": Bound(
+        0.8, False, "the judge's verdict hangs on the order it is shown; use another judge, or average the orders"
+    ),
+    "position_bias": Bound(0.15, True, "the judge favours a place; use another judge or prompt, or average the orders"),
+    "judge_kappa": Bound(0.3, False, "the judge's samples hardly agree beyond chance; use more of them, a plainer rubric, another judge"),
     "kl_k3_per_token_nats": Bound(0.3, True, "the policy is far from where it came from; train less, or with a larger beta"),
     "kl_ratio_to_last": Bound(2.0, True, "the divergence more than doubled in a round; train less, or with a larger beta"),
     "entropy_ratio_to_first": Bound(0.5, False, "samples become certain; train less, or sample warmer"),

@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from pipeline import artifact
+from pipeline import artifact, plugin
 from pipeline.artifact import Artifact
 from pipeline.errors import Refusal, missing, storage
 from pipeline.plan import Step
@@ -106,6 +106,8 @@ def _provenance(step: Step, tools: Tools, began: float) -> dict[str, Any]:
         "versions": versions(),
         "commit": commit(),
     }
+    if gates := plugin.gates(step.config):
+        ran["gates"] = gates
     if step.uses == "engine":
         ran["engine"] = {"kind": profile.engine.kind, **profile.engine.config.model_dump(mode="json")}
     elif step.uses == "trainer":

@@ -44,13 +44,22 @@ class Settings(BaseModel):
 class Reads:
     """Marks a `Config` field as a reference: it names nodes that make one of `kinds`, not a setting.
 
-    The field's value is one name, a list of names or None, spelled `x`, `x@prev`, `x@start` or `x@all`.
+    The field's value is one name, a list of names or None, spelled `x`, `x@prev`, `x@prev2`, `x@start` or `x@all`.
     """
 
     kinds: tuple[str, ...]
 
     def __init__(self, *kinds: str) -> None:
         object.__setattr__(self, "kinds", kinds)
+
+
+@dataclass(frozen=True)
+class Gate:
+    """Marks a `Config` field as a quality gate: it decides whether a step fails, and nothing of what the step makes.
+
+    So it is no part of the step's identity: a step that failed goes on with what it had when its gate is widened, and
+    what is finished is not made again when a gate is moved.
+    """
 
 
 class Choice(BaseModel):
@@ -140,14 +149,23 @@ def dump(choice: Choice) -> dict[str, Any]:
 
     Defaults are left out so that a new optional field does not disown old artifacts; a changed default
     must bump VERSION, and a golden test over all plugins holds us to it. References are left out because
-    the keys of what they name stand in the step's identity instead.
+    the keys of what they name stand in the step's identity instead, gates because they change nothing that is made.
     """
     return {"kind": choice.kind, "version": choice.module.VERSION, **settings(choice.config)}
 
 
 def settings(config: BaseModel) -> dict[str, Any]:
-    """The settings of a config that differ from their defaults, without its references, as plain data."""
-    return config.model_dump(mode="json", exclude_defaults=True, exclude={name for name, _, _ in references(config)})
+    """The settings of a config that differ from their defaults, without its references and gates, as plain data."""
+    return config.model_dump(mode="json", exclude_defaults=True, exclude={name for name, _, _ in references(config)} | _gates(config))
+
+
+def gates(config: BaseModel) -> dict[str, Any]:
+    """The gates of a config that differ from their defaults, as plain data."""
+    return config.model_dump(mode="json", exclude_defaults=True, include=_gates(config))
+
+
+def _gates(config: BaseModel) -> set[str]:
+    return {name for name, info in type(config).model_fields.items() if any(isinstance(m, Gate) for m in info.metadata)}
 
 
 def references(config: BaseModel) -> Iterator[tuple[str, Reads, tuple[str, ...]]]:

@@ -30,13 +30,11 @@ class Answers:
 
     def __init__(self, folder: Path, teacher: str, name: str) -> None:
         """`teacher` identifies it, `name` makes the file easy to find."""
-        folder = folder.expanduser()
-        folder.mkdir(parents=True, exist_ok=True)
-        stem = f"{re.sub(r'[^A-Za-z0-9._-]+', '-', name)[:80]}-{teacher[:16]}"
-        self.path = folder / f"{stem}.jsonl"
+        self.path = place(folder, teacher, name)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
         self._file = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600)
-        self._claims = os.open(folder / f"{stem}.asking", os.O_RDWR | os.O_CREAT, 0o600)
-        sync(folder)
+        self._claims = os.open(self.path.with_suffix(".asking"), os.O_RDWR | os.O_CREAT, 0o600)
+        sync(self.path.parent)
         self._where: dict[str, tuple[int, int]] = {}
         self._read_to = self._lines = 0
         self._synced = time.monotonic()
@@ -151,6 +149,11 @@ class Answers:
         except (ValueError, KeyError, TypeError, AttributeError):
             pass
         raise Refusal(f"{where}: is damaged, its checksum does not fit; put a good copy back, or remove the line to have it asked again")
+
+
+def place(folder: Path, teacher: str, name: str) -> Path:
+    """The file of one teacher."""
+    return folder.expanduser() / f"{re.sub(r'[^A-Za-z0-9._-]+', '-', name)[:80]}-{teacher[:16]}.jsonl"
 
 
 def _byte(key: str) -> int:

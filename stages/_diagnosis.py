@@ -3,6 +3,7 @@
 Counts and means run over all rows; comparisons word by word over the evenly spaced rows that `sample` picks.
 """
 
+import json
 import shutil
 from itertools import combinations
 from pathlib import Path
@@ -16,6 +17,13 @@ from metrics import diversity, gaps, judge_statistics
 from pipeline import rows
 from pipeline.artifact import Artifact, Facts
 from stages import _columns
+
+GROUPS, RESPONSES, WORDS = 128, 8, 256
+"""Self-BLEU looks at so many prompts, responses to each, and words of each."""
+OBSERVED = 20
+"""Rates of the judge of fewer observations than this are left out."""
+KAPPA_ITEMS = 4096
+"""Responses whose samples are compared, from the beginning."""
 
 
 def sample(source: Artifact, table: str, limit: int, work: Path) -> Artifact:
@@ -56,22 +64,86 @@ def pairs(source: Artifact, some: Artifact) -> Facts:
     }
 
 
-def samples(source: Artifact, some: Artifact) -> Facts:
-    """Lengths of all responses in tokens, and the diversity of `some` prompts' responses in words."""
+def samples(source: Artifact, some: Artifact, vocabulary: int | None) -> Facts:
+    """Lengths of all responses in tokens, and the diversity of `some` prompts' responses: in words, and in tokens of a `vocabulary`."""
     responses = _columns.flat(rows.read(source.path, ["responses"]), "responses")
     tokens = _floats(pc.list_value_length(pc.struct_field(responses, "token_ids")))
     tokens = tokens[~np.isnan(tokens)]
     ends = pc.struct_field(responses, "finish_reason").to_pylist()
     few = rows.read(some.path, ["responses"])
-    texts = _columns.strings(_columns.flat(few, "responses"), "text")
+    flat = _columns.flat(few, "responses")
+    texts = _columns.strings(flat, "text")
+    groups = list(_columns.rows_of(texts, _columns.spans(few, "responses")))
     return {
         "sampled_responses": len(responses),
         "mean_tokens": mean(tokens),
         "median_tokens": float(np.median(tokens)) if len(tokens) else None,
         "truncated_share": ends.count("length") / len(ends) if ends else None,
         **{f"distinct_{n}": diversity.distinct_n(texts, n) for n in (1, 2, 3)},
-        "unique_share": diversity.unique_share(_columns.rows_of(texts, _columns.spans(few, "responses"))),
+        "unique_share": diversity.unique_share(groups),
+        "self_bleu": _self_bleu(groups),
+        **({} if vocabulary is None else {"expectation_adjusted_distinct": _adjusted(flat, vocabulary)}),
     }
+
+
+def _self_bleu(groups: list[tuple[str, ...]]) -> float | None:
+    """The mean over a few prompts, whose responses are looked at up to a length: BLEU is the one slow metric of words."""
+    few = groups if len(groups) <= GROUPS else [groups[at] for at in np.arange(GROUPS) * len(groups) // GROUPS]
+    cut = [[" ".join(text.split()[:WORDS]) for text in group[:RESPONSES]] for group in few]
+    found = [score for group in cut if (score := diversity.self_bleu(group)) is not None]
+    return sum(found) / len(found) if found else None
+
+
+def _adjusted(responses: Any, vocabulary: int) -> float | None:
+    ids = pc.struct_field(responses, "token_ids").flatten()
+    return diversity.expectation_adjusted_distinct(len(pc.unique(ids)), len(ids), vocabulary)
+
+
+def vocabulary(folder: Path) -> int | None:
+    """The size of a model's vocabulary, by its configuration."""
+    body = json.loads((folder / "config.json").read_text())
+    size = body.get("vocab_size", (body.get("text_config") or {}).get("vocab_size"))
+    return size if isinstance(size, int) else None
+
+
+def judge(source: Artifact) -> Facts:
+    """What the judge saw of itself, as the facts of its step have it; of the judges of an ensemble, the worst.
+
+    Consistency is the share of pairs whose two orders name the same winner. Of few observations nothing is said.
+    """
+    held, counts = source.manifest.facts.get("judge") or {}, source.manifest.facts.get("observations") or {}
+
+    def rates(name: str) -> list[float]:
+        known = [each for each in held if each.rpartition(".")[2] == name and counts.get(each, 0) >= OBSERVED]
+        return [held[each] for each in known if held[each] is not None]
+
+    places, flips = rates("position_rate"), rates("order_flips")
+    return {
+        "position_rate": max(places, key=lambda rate: abs(rate - 0.5), default=None),
+        "position_bias": max((abs(rate - 0.5) for rate in places), default=None),
+        "position_consistency": 1 - max(flips) if flips else None,
+        "judge_kappa": _kappa(source),
+    }
+
+
+def _kappa(source: Artifact) -> float | None:
+    """Fleiss' kappa of the judge's samples, where its verdicts keep them and each response has as many; None elsewhere.
+
+    A response is an item, a sample a rater, a score a category.
+    """
+    items: list[list[float]] = []
+    for table in rows.stream(source.path, ["detail"]):
+        for text in table["detail"].to_pylist():
+            samples: Any = json.loads(text).get("samples") if text is not None and '"samples"' in text else None
+            items += [each for each in samples if isinstance(each, list)] if isinstance(samples, list) else []
+        if len(items) >= KAPPA_ITEMS:
+            break
+    raters = max(map(len, items), default=0)
+    full = [each for each in items[:KAPPA_ITEMS] if len(each) == raters]
+    if raters < 2 or len(full) < OBSERVED:
+        return None
+    scores = sorted({score for each in full for score in each})
+    return judge_statistics.fleiss_kappa(np.asarray([[each.count(score) for score in scores] for each in full]))
 
 
 def judged(source: Artifact) -> Facts:

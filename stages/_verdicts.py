@@ -177,7 +177,7 @@ def remedy(rate: str) -> str:
 RATES = (
     "ties", "share_at_top", "longer_wins", "cycles", "position_rate", "order_flips", "parse_failures", "sample_agreement", "too_long",
     "calls_per_prompt", "cached_share", "option_mass", "neutralised", "without_anchor", "ahead_of_anchor", "anchor_overlap",
-    "judge_spread", "judge_agreement",
+    "judge_spread", "judge_agreement", "final_upset",
 )  # fmt: skip
 """The rates of the judges that are shipped."""
 

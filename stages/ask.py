@@ -3,26 +3,24 @@
 
 Answers are appended to a cache outside the run (the profile's `answers`) as they arrive, by what was asked: teacher,
 messages and sampling settings. What is there is never asked again, by no run; a killed step loses only what was in flight.
+With `on_refusal: skip`, what a teacher refuses is kept in the same way, in a file of its own beside the answers.
 """
 
-from collections.abc import Generator
-from contextlib import contextmanager
+import shutil
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import pyarrow as pa
 from pydantic import Field
 
-from engines import Completion, Request, RequestRefused
-from engines._chat import PromptTooLong
-from pipeline import model
+from pipeline import model, rows
 from pipeline.artifact import Artifact, Facts, hash_of
-from pipeline.errors import Refusal
-from pipeline.plugin import Reads, Settings
+from pipeline.plugin import Gate, Reads, Settings
 from pipeline.tools import Tools
-from stages import _answers
+from stages import _answers, _questions
 from stages._completions import candidates
+from stages._questions import Questions
 
 VERSION = 1
 MAKES = "candidates"
@@ -43,6 +41,12 @@ class Config(Settings):
     """Longest answer; what reaches it is kept, with finish_reason `length`."""
     stop: tuple[Annotated[str, Field(min_length=1)], ...] = ()
     """Texts that end an answer."""
+    on_refusal: Literal["fail", "skip"] = "fail"
+    """A prompt that the teacher will not answer, by its content or length, however often it is asked: fail, or leave it out
+    and remember that. `fail` asks again what was refused before. A prompt that is left out has no row here: a judge that
+    joins this table with others needs it as its `prompts`."""
+    max_refused: Annotated[float, Gate()] = Field(0.05, ge=0, le=1)
+    """With `skip`, the step fails if a larger share of the prompts than this is refused."""
 
 
 def uses(config: Config) -> str:
@@ -57,13 +61,19 @@ def estimate(config: Config, inputs: dict[str, int | None], round: int | None) -
 
 
 def run(config: Config, inputs: dict[str, tuple[Artifact, ...]], out: Path, tools: Tools) -> Facts:
-    """Facts: `asked` answers were paid for by this step, `known` were in the cache; token counts are of all of them."""
+    """Facts: `asked` answers were paid for by this step, `known` were in the cache; token counts are of all of them.
+
+    With `skip` also `refused`, the prompts that were left out, and the ids of some of them.
+    """
     teacher = _teacher(tools)
-    parts = tools.map(partial(_shard, config, teacher), inputs["prompts"][0], "candidates", out, uses="engine")
+    total = rows.count(inputs["prompts"][0].path)
+    parts = tools.map(partial(_shard, config, teacher, total), inputs["prompts"][0], "candidates", out, uses="engine")
     sums = {name: sum(part[name] for part in parts) for name in _COUNTS}
+    left_out = _left_out(config, teacher, parts, total, tools) if config.on_refusal == "skip" else {}
     fingerprints = {tokenizer for part in parts for tokenizer in part["tokenizers"]}
     return {
         **sums,
+        **left_out,
         "truncated_share": sums["truncated"] / sums["rows"] if sums["rows"] else 0.0,
         "mean_length": sums["tokens"] / sums["rows"] if sums["rows"] else 0.0,
         "teacher": teacher["name"],
@@ -72,6 +82,18 @@ def run(config: Config, inputs: dict[str, tuple[Artifact, ...]], out: Path, tool
 
 
 _COUNTS = ("rows", "asked", "known", "torn_lines", "tokens", "prompt_tokens", "truncated", "filtered", "empty")
+_APART = {"model", "prompts", "on_refusal", "max_refused"}
+"""Fields that do not change what is asked."""
+
+
+def _left_out(config: Config, teacher: dict[str, Any], parts: list[Facts], total: int, tools: Tools) -> Facts:
+    count, ids = sum(part["refused"] for part in parts), [id for part in parts for id in part["refused_ids"]][: _questions.SHOWN]
+    if count > config.max_refused * total:
+        # They lack what is left out, which may yet be asked again; to make them from the cache costs nothing.
+        shutil.rmtree(tools.work / "shards")
+        path = _answers.place(Path(tools.profile.answers), *_questions.refusals(teacher))
+        raise _questions.too_many(tools.address, path, count, total, ids, config.max_refused)
+    return {"refused": count, "refused_ids": ids}
 
 
 def _teacher(tools: Tools) -> dict[str, Any]:
@@ -85,31 +107,27 @@ def _teacher(tools: Tools) -> dict[str, Any]:
     return {"name": name, "id": hash_of(identity)}
 
 
-@contextmanager
-def _opened(folder: str, teacher: str, name: str) -> Generator[_answers.Answers]:
-    answers = _answers.Answers(Path(folder), teacher, name)
-    try:
-        yield answers
-    finally:
-        answers.close()
-
-
-def _shard(config: Config, teacher: dict[str, Any], table: pa.Table, tools: Tools) -> tuple[pa.Table, Facts]:
-    answers: _answers.Answers = tools.warm(_opened, tools.profile.answers, teacher["id"], teacher["name"])
+def _shard(config: Config, teacher: dict[str, Any], total: int, table: pa.Table, tools: Tools) -> tuple[pa.Table, Facts]:
+    answers: _answers.Answers = tools.warm(_questions.opened, tools.profile.answers, teacher["id"], teacher["name"])
+    skip = config.on_refusal == "skip"
+    refused = tools.warm(_questions.opened, tools.profile.answers, *_questions.refusals(teacher)) if skip else None
     torn = answers.torn
     answers.torn = 0
-    answers.refresh()
-    chats = [tuple(messages) for messages in table["prompt"].to_pylist()]
-    settings = config.model_dump(mode="json", exclude={"model", "prompts"})
+    chats, ids = [tuple(messages) for messages in table["prompt"].to_pylist()], table["id"].to_pylist()
+    settings = config.model_dump(mode="json", exclude=_APART)
     keys = [hash_of([teacher["id"], list(chat), settings]) for chat in chats]
-    missing = {key: i for i, key in reversed(list(enumerate(keys))) if key not in answers}
-    asked = _ask(config, answers, missing, chats, table["id"].to_pylist(), tools) if missing else 0
-    found = [_answers.unpack(answers.get(key)) for key in keys]
+    sampling = config.model_dump(exclude=_APART)
+    asked = _questions.ask(Questions(keys, chats, ids, sampling, answers, refused, config.max_refused, total), tools)
+    there = [i for i, key in enumerate(keys) if key in answers]
+    left_out = [id for id, key in zip(ids, keys, strict=True) if key not in answers]
+    found = [_answers.unpack(answers.get(keys[i])) for i in there]
     completions = [completion for completion, _ in found]
     facts = {
-        "rows": table.num_rows,
+        "rows": len(there),
         "asked": asked,
-        "known": table.num_rows - asked,
+        "known": len(there) - asked,
+        "refused": len(left_out),
+        "refused_ids": left_out[: _questions.SHOWN],
         "torn_lines": torn,
         "tokens": sum(completion.response_tokens for completion in completions),
         "prompt_tokens": sum(completion.prompt_tokens for completion in completions),
@@ -118,54 +136,5 @@ def _shard(config: Config, teacher: dict[str, Any], table: pa.Table, tools: Tool
         "empty": sum(not completion.responses[0].text.strip() for completion in completions),
         "tokenizers": sorted({tokenizer for _, tokenizer in found if tokenizer is not None}),
     }
-    return candidates(table, completions, [tokenizer for _, tokenizer in found], teacher["name"]), facts
-
-
-def _ask(config: Config, answers: _answers.Answers, missing: dict[str, int], chats: list[Any], ids: list[str], tools: Tools) -> int:
-    """Ask what is missing and append it; what another process is asking is waited for, and asked if that one failed."""
-    mine = answers.claim(sorted(missing, key=missing.__getitem__))
-    others = [key for key in missing if key not in set(mine)]
-    try:
-        answers.refresh()  # what was answered between looking and claiming
-        asked = _ask_all(config, answers, [key for key in mine if key not in answers], missing, chats, ids, tools)
-    finally:
-        answers.release(mine)
-    for key in others:
-        answers.wait(key)
-        try:
-            answers.refresh()
-            if key not in answers:
-                asked += _ask_all(config, answers, [key], missing, chats, ids, tools)
-        finally:
-            answers.release([key])
-    return asked
-
-
-def _ask_all(
-    config: Config, answers: _answers.Answers, keys: list[str], missing: dict[str, int], chats: list[Any], ids: list[str], tools: Tools
-) -> int:
-    if not keys:
-        return 0
-    engine = tools.engine("model")
-    settings = config.model_dump(exclude={"model", "prompts"})
-    requests = [Request(messages=chats[missing[key]], seed=int(key[:15], 16), **settings) for key in keys]
-
-    def keep(index: int, completion: Completion) -> None:
-        answers.append(keys[index], _answers.pack(completion, engine.tokenizer))
-
-    try:
-        if hasattr(engine, "complete_each"):
-            engine.complete_each(requests, keep)
-        else:
-            for index, completion in enumerate(engine.complete(requests)):
-                keep(index, completion)
-    except PromptTooLong as error:
-        raise Refusal(
-            f"{tools.address}: prompt {ids[missing[keys[error.index]]]!r} has {error.tokens} tokens and the context of the teacher holds "
-            f"{error.limit}, which leaves no room for an answer; drop it where the prompts are made, or ask another teacher"
-        ) from None
-    except RequestRefused as error:
-        raise Refusal(f"{tools.address}: prompt {ids[missing[keys[error.index]]]!r}: {error} (answers so far are kept)") from None
-    finally:
-        answers.sync()
-    return len(keys)
+    kept = table.take(pa.array(there, pa.int64())) if left_out else table
+    return candidates(kept, completions, [tokenizer for _, tokenizer in found], teacher["name"]), facts

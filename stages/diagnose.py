@@ -1,10 +1,10 @@
 """Looks for collapse and reward hacking in a round: a report of diagnostics, with alarms where one is out of bounds.
 
 Ranking accuracies after arXiv:2405.19534; score and representation gaps after Temporal Self-Rewarding (arXiv:2508.06026);
-KL estimates k1 and k3 after Schulman (2020); distinct-n after arXiv:1510.03055; win rate at equal length after
-arXiv:2404.04475. What needs an input that is not given is left out, never guessed. With `earlier: diagnosis@all` a node
-compares itself with the rounds before. The numbers are in `report.json` and in the facts, the log-probabilities they come
-from below `pairs` and `samples`.
+KL estimates k1 and k3 after Schulman (2020); distinct-n after arXiv:1510.03055, its adjustment after arXiv:2202.13587,
+self-BLEU after arXiv:1802.01886; win rate at equal length after arXiv:2404.04475. What needs an input that is not given is
+left out, never guessed. With `earlier: diagnosis@all` a node compares itself with the rounds before. The numbers are in
+`report.json` and in the facts, the log-probabilities they come from below `pairs` and `samples`.
 """
 
 import json
@@ -23,7 +23,7 @@ from pipeline.plugin import Reads, Settings, unknown
 from pipeline.tools import Tools
 from stages import _diagnosis, _head_to_head, _passes
 
-VERSION = 1
+VERSION = 2
 MAKES = "report"
 
 
@@ -91,7 +91,7 @@ def run(config: Config, inputs: dict[str, tuple[Artifact, ...]], out: Path, tool
     earlier = [_report(each, tools) for each in inputs.get("earlier", ())]
     facts: Facts = {}
     if "judged" in given:
-        facts |= _diagnosis.judged(given["judged"])
+        facts |= _diagnosis.judged(given["judged"]) | _diagnosis.judge(given["judged"])
         if "pairs" in given:
             facts["kept_share"] = _diagnosis.kept_share(given["pairs"], given["judged"])
     if "pairs" in given:
@@ -99,7 +99,9 @@ def run(config: Config, inputs: dict[str, tuple[Artifact, ...]], out: Path, tool
     samples = given.get("candidates") or given.get("judged")
     if samples is not None:
         some = _diagnosis.sample(samples, "candidates", config.rows, tools.work)
-        facts |= _diagnosis.samples(samples, some)
+        # Token ids are the model's own where the candidates are: those that were judged may be anybody's.
+        size = _diagnosis.vocabulary(tools.model("model")) if "model" in given and "candidates" in given else None
+        facts |= _diagnosis.samples(samples, some, size)
         if "model" in given and "candidates" in given:
             facts |= _passes.over_samples(some, config.max_length, "against" in given, out / "samples", _apart(tools, "samples"))
     if "head_to_head" in given:

@@ -4,7 +4,8 @@ The facts describe the judge as much as the candidates: `ties` (groups whose bes
 `mean_spread` (best minus worst), `share_at_top` (responses with the highest score seen, high when a scale is
 exhausted), `longer_wins` (P(the longer of two responses scores higher), ties counting half; 0.5 is unbiased) and
 `cycles` (triples that beat each other in a ring). What the judge observed of itself, such as `position_rate`, stands in
-`judge`. Whatever can be measured of a judge can be a limit, and a judge beyond one fails the step.
+`judge`. Whatever can be measured of a judge can be a limit, and a judge beyond one fails the step. Limits are gates: what
+was judged stays judged when one is widened, and a step that is finished is not held to one that was moved since.
 """
 
 from functools import partial
@@ -18,7 +19,7 @@ import judges
 from pipeline import plugin
 from pipeline.artifact import Artifact, Facts
 from pipeline.errors import Problems, Refusal
-from pipeline.plugin import Choice, Picks, Reads, Settings
+from pipeline.plugin import Choice, Gate, Picks, Reads, Settings
 from pipeline.tools import Tools
 from stages import _columns, _join, _verdicts
 
@@ -29,17 +30,19 @@ MAKES = "judged"
 class Config(Settings):
     candidates: Annotated[tuple[str, ...], Reads("candidates")]
     """What to judge; of several tables, the responses to the same prompt are one group, in the order of the tables."""
-    prompts: Annotated[str | None, Reads("prompts")] = None
-    """Judge these prompts alone; every table must have them all. If not given, all tables have the same prompts."""
+    prompts: Annotated[str | None, Reads("prompts", "candidates")] = None
+    """Judge these prompts alone, or those of this table of responses; every table must have them all. If not given, all tables
+    have the same prompts."""
     judge: Annotated[Choice, Picks("judges")]
     """Who judges."""
-    max_undecided: float = Field(0.1, ge=0, le=1)
-    """The step fails if a larger share of the responses than this is left without a score."""
-    position_rate: tuple[float, float] | None = (0.35, 0.65)
+    max_undecided: Annotated[float, Gate()] = Field(0.1, ge=0, le=1)
+    """The step fails if a larger share of the responses than this is left without a score. As all gates: what was judged is
+    not judged again if this is moved, and a step that is finished is not held to it again."""
+    position_rate: Annotated[tuple[float, float] | None, Gate()] = (0.35, 0.65)
     """The step fails if the share of verdicts for what was shown first is outside; None: it never does."""
-    limits: dict[str, tuple[float | None, float | None]] = {}
+    limits: Annotated[dict[str, tuple[float | None, float | None]], Gate()] = {}
     """Least and most that other rates may be, such as `{ties: [null, 0.6], order_flips: [null, 0.4], sample_agreement: [0.5, null]}`."""
-    min_observations: int = Field(20, ge=1)
+    min_observations: Annotated[int, Gate()] = Field(20, ge=1)
     """Rates of fewer observations than this are reported and held to no limit; `max_undecided` always holds."""
 
     @field_validator("limits")

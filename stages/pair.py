@@ -1,7 +1,8 @@
 """Makes training pairs of judged groups by a rule; groups that give none are counted by reason.
 
 Win rates and labels come from the judge's win table (SPPO, arXiv:2405.00675, section 4): `chosen_win_rate` is
-the mean of the chosen response's row, `label` is P(chosen beats rejected). A judge without a table leaves them null.
+the mean of the chosen response's row (or what the rule says instead), `label` is P(chosen beats rejected). A judge
+without a table leaves them null.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -17,7 +18,7 @@ from pydantic import Field
 from judges._winrates import win_rates
 from pipeline.artifact import Artifact, Facts
 from pipeline.errors import Refusal
-from pipeline.plugin import Choice, Picks, Reads, Settings
+from pipeline.plugin import Choice, Gate, Picks, Reads, Settings
 from pipeline.tools import Tools
 from rules import Judged, Pick, _filters
 from stages import _columns, _join
@@ -34,8 +35,8 @@ class Config(Settings):
     """Which responses of a group make a pair."""
     include_self: bool = True
     """Whether a response's own 0.5 counts in its win rate, as in SPPO's code; without it, rates reach 0 and 1."""
-    min_pairs: int = Field(1, ge=1)
-    """The step fails if fewer pairs than this are made."""
+    min_pairs: Annotated[int, Gate()] = Field(1, ge=1)
+    """The step fails if fewer pairs than this are made. A gate: it may be moved without pairing again."""
     near_duplicate: float | None = Field(None, gt=0, le=1)
     """Pairs whose texts share at least this much of their 4-grams (Jaccard) are left out; 1: equal texts alone. None: nobody looks."""
     repetitive: float | None = Field(None, gt=0, le=1)
@@ -66,7 +67,7 @@ def run(config: Config, inputs: dict[str, tuple[Artifact, ...]], out: Path, tool
     if filtered:
         facts["filtered"] = filtered
     for name in _MEANS:
-        known = sums["rated"] if name in _RATED else sums["tokenised"] if name.endswith("_tokens") else made
+        known = sums[_KNOWN[name]] if name in _KNOWN else sums["tokenised"] if name.endswith("_tokens") else made
         facts[f"mean_{name}"] = ratio(sums[name], known)
     return facts
 
@@ -83,8 +84,8 @@ _MEANS = (
     "chosen_characters", "rejected_characters", "chosen_tokens", "rejected_tokens", "score_gap",
     "chosen_win_rate", "rejected_win_rate", "label",
 )  # fmt: skip
-_RATED = ("chosen_win_rate", "rejected_win_rate", "label")
-_SUMS = ("rows", "groups", "paired", "rated", "tokenised", *_MEANS)
+_KNOWN = {"chosen_win_rate": "rated", "rejected_win_rate": "rated", "label": "labelled"}
+_SUMS = ("rows", "groups", "paired", "rated", "labelled", "tokenised", *_MEANS)
 
 
 def _shard(config: Config, table: pa.Table, tools: Tools) -> tuple[pa.Table, Facts]:
@@ -136,11 +137,14 @@ def _groups(table: pa.Table, responses: Any, spans: _columns.Spans, wins: Sequen
 
 
 def _rates(wins: Any, pick: Pick, include_self: bool) -> tuple[float | None, float | None, float | None]:
-    """Win rates of the chosen and the rejected response, and P(chosen beats rejected); None without a table."""
+    """Win rates of the chosen and the rejected response, and P(chosen beats rejected); None where nobody knows."""
+    label = None if wins is None else wins[pick.chosen][pick.rejected]
+    if pick.win_rates is not None:
+        return *pick.win_rates, label
     if wins is None:
         return None, None, None
     rates = win_rates(wins, include_self)
-    return rates[pick.chosen], rates[pick.rejected], wins[pick.chosen][pick.rejected]
+    return rates[pick.chosen], rates[pick.rejected], label
 
 
 def _pairs(
@@ -178,7 +182,8 @@ def _sums(made: pa.Table) -> Facts:
         return pc.sum(values, min_count=0).as_py()
 
     rows = made.num_rows
-    sums: Facts = {"rows": rows, "rated": rows - made["label"].null_count, "tokenised": rows - made["chosen_token_ids"].null_count}
+    columns = {"rated": "chosen_win_rate", "labelled": "label", "tokenised": "chosen_token_ids"}
+    sums: Facts = {"rows": rows, **{name: rows - made[column].null_count for name, column in columns.items()}}
     for name in ("chosen", "rejected"):
         sums[f"{name}_characters"] = added(pc.utf8_length(pc.struct_field(made[name].combine_chunks().flatten(), "content")))
         sums[f"{name}_tokens"] = added(pc.list_value_length(made[f"{name}_token_ids"]))

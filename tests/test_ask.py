@@ -275,3 +275,160 @@ def test_an_answer_comes_back_as_it_was(tmp_path):
         assert (found.prompt_tokens, found.response_tokens) == (completion.prompt_tokens, completion.response_tokens)
     assert f"{9:032x}" not in again
     again.close()
+
+
+# What a teacher refuses.
+
+
+def _prudish(*numbers, status=400):
+    """An endpoint that refuses some questions, and answers the others."""
+
+    def answer(body):
+        asked = body["messages"][-1]["content"]
+        return (status, {"error": {"message": "indecent"}}) if asked in {f"question {n}" for n in numbers} else says(body)
+
+    return answer
+
+
+def _ids(folder: Path, *numbers: int) -> list[str]:
+    by_text = {row["prompt"][-1]["content"]: row["id"] for row in rows.read(folder / "start/asked").to_pylist()}
+    return [by_text[f"question {n}"] for n in numbers]
+
+
+def test_refused_prompts_are_left_out_counted_and_not_asked_again(tmp_path):
+    skip = {"on_refusal": "skip", "max_refused": 0.2}
+    with FaultyServer(answer=_prudish(3, 4, 20, 29)) as server:
+        run.run(_recipe(tmp_path, **skip), _machine(tmp_path, server), tmp_path / "run")
+        table = rows.read(tmp_path / "run/start/answers").to_pylist()
+        expected = [f"answer 0 to question {i}" for i in range(30) if i not in (3, 4, 20, 29)]
+        assert [row["responses"][0]["text"] for row in table] == expected
+        facts = _facts(tmp_path / "run")
+        assert (facts["rows"], facts["asked"], facts["known"], facts["refused"]) == (26, 26, 0, 4)
+        assert facts["refused_ids"] == _ids(tmp_path / "run", 3, 4, 20)
+        assert max(n for prompt, n in server.asked().items() if prompt not in {f"question {i}" for i in (3, 4, 20, 29)}) == 1
+        before = server.attempts.total()
+        run.run(_recipe(tmp_path, **skip), _machine(tmp_path, server), tmp_path / "again")
+        assert server.attempts.total() == before, "answers and refusals are remembered"
+        assert digests(tmp_path / "again")["start/answers"] == digests(tmp_path / "run")["start/answers"]
+        assert (_facts(tmp_path / "again")["asked"], _facts(tmp_path / "again")["refused"]) == (0, 4)
+        # Whoever does not skip asks again, and is told which one it is and what to do.
+        with pytest.raises(Refusal, match=rf"prompt '{_ids(tmp_path / 'run', 3)[0]}': .* 'indecent'; .*; `on_refusal: skip` leaves"):
+            run.run(_recipe(tmp_path), _machine(tmp_path, server, max_concurrency=1), tmp_path / "strict")
+        # An answer that comes in the end counts for whoever skips.
+        server.answer = says
+        run.run(_recipe(tmp_path), _machine(tmp_path, server), tmp_path / "strict")
+        run.run(_recipe(tmp_path, **skip), _machine(tmp_path, server), tmp_path / "late")
+    assert _facts(tmp_path / "strict")["rows"] == _facts(tmp_path / "late")["rows"] == 30 and _facts(tmp_path / "late")["refused"] == 0
+    assert digests(tmp_path / "late")["start/answers"] == digests(tmp_path / "strict")["start/answers"]
+
+
+def test_a_killed_step_does_not_ask_refused_prompts_again(tmp_path):
+    """The step dies of a wrong key after it was refused some prompts; the next attempt asks none of them."""
+    skip = {"on_refusal": "skip", "max_refused": 0.5}
+    with FaultyServer(answer=_prudish(1, 9)) as server:
+        prudish = server.answer
+        server.answer = lambda body: (401, {"error": "who are you"}) if body["messages"][-1]["content"] == "question 27" else prudish(body)
+        with pytest.raises(Refusal, match="refused: 401, 'who are you'; .* \\(answers so far are kept\\)"):
+            run.run(_recipe(tmp_path, **skip), _machine(tmp_path, server, max_concurrency=1), tmp_path / "run")
+        server.answer = prudish
+        run.run(_recipe(tmp_path, **skip), _machine(tmp_path, server, max_concurrency=1), tmp_path / "run")
+    assert {prompt: n for prompt, n in server.asked().items() if n > 1} == {"question 27": 2}
+    assert _facts(tmp_path / "run")["refused"] == 2
+
+
+def test_too_many_refusals_fail_the_step(tmp_path):
+    with FaultyServer(answer=_prudish(*range(12, 16))) as server:
+        with pytest.raises(
+            Refusal, match=r"refuses \d of 30 prompts, such as '[0-9a-f]{16}'.* at most 5.0% .*remove it to have them"
+        ) as told:
+            run.run(_recipe(tmp_path, on_refusal="skip"), _machine(tmp_path, server), tmp_path / "run")
+        with pytest.raises(Refusal, match="refuses 4 of 30"):
+            run.run(_recipe(tmp_path, on_refusal="skip", max_refused=0.11), _machine(tmp_path, server), tmp_path / "run")
+        asked = server.asked()
+        run.run(_recipe(tmp_path, on_refusal="skip", max_refused=0.14), _machine(tmp_path, server), tmp_path / "run")
+        assert _facts(tmp_path / "run")["refused"] == 4
+        assert all(n == 1 for prompt, n in server.asked().items() if prompt not in {f"question {i}" for i in range(12, 16)})
+        assert asked.keys() <= server.asked().keys()
+        # The file that the message names is all that stands between a refused prompt and being asked again.
+        (path,) = [Path(word) for word in str(told.value).split() if word.endswith(".jsonl")]
+        assert json.loads(path.read_text().splitlines()[0])["answer"]["said"].endswith("run again")
+        path.unlink()
+        server.answer = says
+        run.run(_recipe(tmp_path, on_refusal="skip"), _machine(tmp_path, server), tmp_path / "mended")
+    assert _facts(tmp_path / "mended")["rows"] == 30
+
+
+def test_after_a_failure_of_many_refusals_they_can_be_asked_again(tmp_path):
+    """All shards were made, with prompts left out; once the refusals are thrown away, the same step asks them."""
+    with FaultyServer(answer=_prudish(3, 12, 20)) as server:
+        with pytest.raises(Refusal, match="refuses 3 of 30") as told:
+            run.run(_recipe(tmp_path, on_refusal="skip"), _machine(tmp_path, server), tmp_path / "run")
+        (path,) = [Path(word) for word in str(told.value).split() if word.endswith(".jsonl")]
+        path.unlink()
+        server.answer = says
+        run.run(_recipe(tmp_path, on_refusal="skip"), _machine(tmp_path, server), tmp_path / "run")
+    assert _facts(tmp_path / "run")["rows"] == 30 and _facts(tmp_path / "run")["known"] == 27
+
+
+def test_answers_with_gaps_are_judged_beside_others(tmp_path):
+    """The prompts that were answered, of a table that has them all."""
+    others = steps.table(tmp_path / "others", "candidates", steps.candidates({f"p{i}": ["longer than that"] for i in range(4)}))
+    answered = steps.table(tmp_path / "answered", "candidates", steps.candidates({f"p{i}": ["short"] for i in (0, 3)}))
+    inputs = {"candidates": [answered, others]}
+    with pytest.raises(Refusal, match="others"):
+        steps.build(tmp_path / "all", "judge", {"judge": "length"}, inputs)
+    made = steps.build(tmp_path / "judged", "judge", {"judge": "length"}, {**inputs, "prompts": answered})
+    assert [(row["id"], len(row["scores"])) for row in rows.read(made.path).to_pylist()] == [("p0", 2), ("p3", 2)]
+
+
+def test_a_whole_shard_may_be_refused(tmp_path):
+    with FaultyServer(answer=_prudish(*range(8), status=422)) as server:
+        run.run(_recipe(tmp_path, on_refusal="skip", max_refused=0.5), _machine(tmp_path, server), tmp_path / "run")
+    assert [row["id"] for row in rows.read(tmp_path / "run/start/answers").to_pylist()] == _ids(tmp_path / "run", *range(8, 30))
+
+
+def test_what_leaves_no_room_for_an_answer_can_be_left_out(tmp_path):
+    """An engine with weights says so itself, before it answers anything."""
+    model = steps.folder(tiny_llama(tmp_path / "model"))
+    prompts = [{"id": f"p{i}", "prompt": steps.prompt("a b " * (2000 if i in (1, 2) else 1))} for i in range(4)]
+    inputs = {"model": model, "prompts": steps.table(tmp_path / "prompts", "prompts", prompts)}
+    machine = {"engine": {"kind": "transformers", "threads": 1}, "answers": str(tmp_path / "cache")}
+    with pytest.raises(Refusal, match="prompt 'p1' has .* tokens and the context of the teacher holds .* or set `on_refusal: skip`"):
+        steps.build(tmp_path / "strict", "ask", {"max_new_tokens": 5}, inputs, **machine)
+    made = steps.build(tmp_path / "skips", "ask", {"max_new_tokens": 5, "on_refusal": "skip", "max_refused": 0.5}, inputs, **machine)
+    assert [row["id"] for row in rows.read(made.path).to_pylist()] == ["p0", "p3"]
+    assert (made.manifest.facts["refused"], made.manifest.facts["refused_ids"]) == (2, ["p1", "p2"])
+
+
+def test_settings_of_refusals_ask_nothing_again(tmp_path):
+    """They are no part of what is asked, so answers of before they existed are found."""
+    with FaultyServer() as server:
+        run.run(_recipe(tmp_path), _machine(tmp_path, server), tmp_path / "one")
+        before = server.attempts.total()
+        run.run(_recipe(tmp_path, on_refusal="skip", max_refused=0.3), _machine(tmp_path, server), tmp_path / "two")
+        assert server.attempts.total() == before
+    assert digests(tmp_path / "one")["start/answers"] == digests(tmp_path / "two")["start/answers"]
+
+
+@pytest.mark.parametrize("kind", ["rubric", "pairwise", "joint"])
+def test_a_judge_that_is_refused_names_the_prompt(kind, tmp_path):
+    """An endpoint that judges, and will not for one prompt."""
+
+    def answer(body):
+        if "question 5" in body["messages"][-1]["content"]:
+            return 400, {"error": {"message": "indecent"}}
+        status, said = says(body)
+        for choice in said["choices"]:
+            choice["message"]["content"] = "Score: 3\nVerdict: A\nid1_score: 3\nid2_score: 4"
+        return status, said
+
+    texts = steps.candidates({f"p{i}": ["one answer", "another"] for i in range(8)})
+    for i, row in enumerate(texts):
+        row["prompt"] = steps.prompt(f"question {i}")
+    inputs = {"candidates": steps.table(tmp_path / "candidates", "candidates", texts)}
+    inputs["judge.model"] = steps.build(tmp_path / "judge", "adopt", {"endpoint": "j"})
+    settings = {"judge": {"kind": kind, "model": "m", **({"mode": "strict"} if kind == "pairwise" else {})}, "position_rate": None}
+    with FaultyServer(answer=answer) as server:
+        machine = {"engine": {**QUICK, "base_url": server.base_url}, "rows_per_shard": 3}
+        with pytest.raises(Refusal, match=r"^prompt 'p5': http.*refused: 400, 'indecent'"):
+            steps.build(tmp_path / "judged", "judge", settings, inputs, **machine)

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from engines import _chat
-from metrics import alarms, lc_win_rate
+from metrics import alarms, diversity, judge_statistics, lc_win_rate
 from pipeline import artifact, rows
 from pipeline.errors import Refusal
-from stages import diagnose
+from stages import _diagnosis, diagnose
 from tests import steps
 from tests.models import tiny_llama
 from trainers import _forward
@@ -84,6 +84,64 @@ def test_what_tables_alone_say(tmp_path):
     assert facts["unique_share"] == round((2 / 3 + 1 + 1 / 3 + 1) / 4, 6)
     assert [text.split(":")[0] for text in facts["alarms"]] == ["cycle_rate"]
     assert "ranking_accuracy" not in facts and "entropy_per_token_nats" not in facts and "length_ratio_to_first" not in facts
+
+
+def observed(path: Path, judge: dict, observations: dict, details: list | None = None):
+    """A judged table with what its judge saw of itself."""
+    made = [{**row, "scores": SCORES[row["id"]], "wins": None, "detail": None} for row in steps.candidates(TEXTS)]
+    for row, detail in zip(made, details or [], strict=False):
+        row["detail"] = json.dumps(detail)
+    with artifact.draft(path, "0" * 32) as draft:
+        rows.write(draft.out, "judged", [rows.from_pylist("judged", made)])
+        facts = {"judge": judge, "observations": observations}
+        return artifact.publish(draft, path, key="0" * 32, identity={}, inputs={}, facts=facts, provenance={})
+
+
+@pytest.mark.parametrize(
+    "judge, counts, expected, told",
+    [
+        ({"position_rate": 0.6, "order_flips": 0.1}, 20, (0.6, 0.1, 0.9), []),
+        ({"position_rate": 0.3, "order_flips": 0.25}, 20, (0.3, 0.2, 0.75), ["position_consistency", "position_bias"]),
+        ({"position_rate": 0.9, "order_flips": 0.9}, 19, (None, None, None), []),
+        ({"judges.0.position_rate": 0.45, "judges.1.position_rate": 0.7}, 20, (0.7, 0.2, None), ["position_bias"]),
+        ({"position_rate": None, "parse_failures": 0.5}, 20, (None, None, None), []),
+        ({}, 0, (None, None, None), []),
+    ],
+)
+def test_what_a_judge_saw_of_itself(judge, counts, expected, told, tmp_path):
+    table = observed(tmp_path / "judged", judge, dict.fromkeys(judge, counts))
+    facts = steps.build(tmp_path / "report", "diagnose", {}, {"judged": table}).manifest.facts
+    assert (facts["position_rate"], facts["position_bias"], facts["position_consistency"]) == expected
+    assert [text.split(":")[0] for text in facts["alarms"]] == told
+
+
+def test_agreement_of_a_judges_samples_beyond_chance(tmp_path):
+    def kappa(name, details):
+        table = observed(tmp_path / name, {}, {}, [{"samples": each} for each in details])
+        return steps.build(tmp_path / f"{name}-report", "diagnose", {}, {"judged": table}).manifest.facts
+
+    same = [[[score] * 3 for score in (1, 2, 3, 4, 5)]] * 4
+    assert kappa("same", same)["judge_kappa"] == 1 and kappa("few", same[:3])["judge_kappa"] is None
+    draw = np.random.default_rng(0)
+    noise = [draw.integers(1, 6, (60, 3)).tolist() for _ in range(4)]
+    facts = kappa("noise", noise)
+    counts = [[each.count(score) for score in range(1, 6)] for group in noise for each in group]
+    assert facts["judge_kappa"] == round(judge_statistics.fleiss_kappa(np.asarray(counts)), 6) and abs(facts["judge_kappa"]) < 0.1
+    assert [text.split(":")[0] for text in facts["alarms"]] == ["judge_kappa"]
+    assert kappa("cut", [[each[:2] if i % 2 else each for i, each in enumerate(group)] for group in noise])["judge_kappa"] is not None
+    assert kappa("once", [[[1.0]] * 30] * 4)["judge_kappa"] is None is kappa("none", [])["judge_kappa"]
+
+
+def test_self_bleu_is_bounded_and_by_prompt(tmp_path, monkeypatch):
+    facts = steps.build(tmp_path / "report", "diagnose", {}, {"judged": judged(tmp_path / "judged")}).manifest.facts
+    assert facts["self_bleu"] == pytest.approx(np.mean([diversity.self_bleu(texts) for texts in TEXTS.values()]), abs=1e-6)
+    monkeypatch.setattr(_diagnosis, "GROUPS", 2)
+    monkeypatch.setattr(_diagnosis, "WORDS", 2)
+    monkeypatch.setattr(_diagnosis, "RESPONSES", 2)
+    few = steps.build(tmp_path / "few", "diagnose", {}, {"judged": judged(tmp_path / "judged-2")}).manifest.facts
+    cut = [[" ".join(text.split()[:2]) for text in TEXTS[id][:2]] for id in ("p1", "p3")]
+    assert few["self_bleu"] == pytest.approx(np.mean([diversity.self_bleu(texts) for texts in cut]), abs=1e-6)
+    assert "expectation_adjusted_distinct" not in facts, "nobody said what the vocabulary is"
 
 
 def test_how_rows_are_split_changes_no_byte_and_a_limit_takes_rows_evenly(tmp_path):
@@ -226,6 +284,9 @@ def test_kl_and_entropy_of_samples(models, tables, tmp_path):
         "kl_k1_per_sequence_nats": float(x.sum()) / len(mine),
         "kl_k3_per_token_nats": float((torch.exp(-x) - 1 + x).mean()),
     }
+    ids = [id for row in tables["raw"][1] for each in row["responses"] for id in each["token_ids"]]
+    size = json.loads((models["policy"].path / "config.json").read_text())["vocab_size"]
+    expected["expectation_adjusted_distinct"] = len(set(ids)) / (size * (1 - ((size - 1) / size) ** len(ids)))
     assert {name: facts[name] for name in expected} == pytest.approx(expected, rel=1e-4, abs=1e-4)
     itself = steps.build(tmp_path / "itself", "diagnose", {}, {**given, "against": models["policy"]}).manifest.facts
     assert itself["kl_k3_per_token_nats"] == 0 == itself["kl_k1_per_sequence_nats"]

@@ -129,6 +129,54 @@ def test_distinct_n_and_unique_answers():
     assert diversity.unique_share([["alone"]]) is None and diversity.unique_share([]) is None
 
 
+def plain_bleu(hypothesis, references):
+    """BLEU-4 as its definition has it, by counting lists."""
+    own = hypothesis.split()
+    references = [text.split() for text in references]
+    precisions = []
+    for n in range(1, min(4, len(own)) + 1):
+        grams = [tuple(own[i : i + n]) for i in range(len(own) - n + 1)]
+        others = [[tuple(each[i : i + n]) for i in range(len(each) - n + 1)] for each in references]
+        matched = sum(min(grams.count(gram), max(each.count(gram) for each in others)) for gram in set(grams))
+        if n == 1 and not matched:
+            return 0.0
+        precisions.append((matched or 0.1) / len(grams))
+    closest = min((len(each) for each in references), key=lambda length: (abs(length - len(own)), length))
+    penalty = 1.0 if len(own) >= closest else math.exp(1 - closest / len(own))
+    return penalty * math.prod(precisions) ** (1 / len(precisions))
+
+
+def test_self_bleu_against_its_definition():
+    draw = np.random.default_rng(0)
+    for _ in range(40):
+        texts = [" ".join(draw.choice(list("abcde"), draw.integers(1, 14))) for _ in range(draw.integers(2, 6))]
+        expected = np.mean([plain_bleu(text, texts[:i] + texts[i + 1 :]) for i, text in enumerate(texts)])
+        assert diversity.self_bleu(texts) == pytest.approx(expected), texts
+
+
+def test_self_bleu_of_texts_that_are_equal_or_have_nothing_in_common():
+    assert diversity.self_bleu(["a b c d e"] * 3) == pytest.approx(1) == diversity.self_bleu(["42", "42", ""])
+    assert diversity.self_bleu(["a b c d", "e f g h"]) == 0
+    # Clipped: two of four words match, either way round, and no longer n-gram does.
+    clipped = (2 / 4 * 0.1 / 3 * 0.1 / 2 * 0.1 / 1) ** 0.25
+    assert diversity.self_bleu(["the the the the", "the cat saw the"]) == pytest.approx(clipped)
+    short = diversity.self_bleu(["a b c d", "a b c d e f g h"])
+    assert short == pytest.approx((math.exp(-1) + (4 / 8 * 3 / 7 * 2 / 6 * 1 / 5) ** 0.25) / 2), "one is too short, the other goes beyond"
+    assert diversity.self_bleu(["a b"]) is None is diversity.self_bleu(["a b", " "]) is diversity.self_bleu([])
+
+
+def test_distinct_tokens_against_what_even_draws_would_give():
+    ead = diversity.expectation_adjusted_distinct
+    assert ead(3, 4, 10) == pytest.approx(3 / (10 * (1 - 0.9**4)))
+    assert ead(1, 1, 50000) == pytest.approx(1) and ead(1, 9, 1) == 1 and ead(0, 0, 10) is None
+    with pytest.raises(ValueError, match="at least one token"):
+        ead(1, 1, 0)
+    draw = np.random.default_rng(0)
+    for total in (100, 1000, 20000):
+        ids = draw.integers(0, 2000, total)
+        assert ead(len(set(ids.tolist())), total, 2000) == pytest.approx(1, abs=0.05), "whatever the size of the corpus"
+
+
 def plain_distance(left, right):
     table = {(i, 0): i for i in range(len(left) + 1)} | {(0, j): j for j in range(len(right) + 1)}
     for i, j in itertools.product(range(1, len(left) + 1), range(1, len(right) + 1)):

@@ -1,6 +1,7 @@
 """Each rule against each sentence of its specification, ties and equalities included; filters; and joining tables by prompt."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -25,6 +26,36 @@ def _choose(kind, group, **settings):
     picks, reason = module.choose(module.Config(**settings), group)
     assert bool(picks) == (reason is None)
     return [(pick.chosen, pick.rejected) for pick in picks] or reason
+
+
+# tournament: INPO
+
+
+def test_a_tournament_over_a_win_table():
+    """Scores say nothing where there is a table; neighbours meet, and the pair stands only if the winner beats the loser."""
+
+    def choose(beats, count=4):
+        wins = [[0.5] * count for _ in range(count)]
+        for i, j in beats:
+            wins[i][j], wins[j][i] = 0.9, 0.1
+        group = replace(_group([float(i) for i in range(count)]), wins=tuple(map(tuple, wins)))
+        return _choose("tournament", group)
+
+    bracket = [(1, 0), (2, 3), (1, 2), (0, 3)]
+    assert choose([*bracket, (1, 3)]) == [(1, 3)]
+    assert choose(bracket) == "upset", "a tie in the final"
+    assert choose([*bracket, (3, 1)]) == "upset"
+    assert choose([(1, 3), (0, 2)]) == "upset", "first of all ties: 0 wins, 3 loses, and they tie"
+    assert choose([(0, 3)]) == [(0, 3)]
+
+
+@pytest.mark.parametrize(
+    "scores, expected",
+    [((1.0, 3.0, 2.0), [(1, 0)]), ((1.0, 1.0), "upset"), ((1.0, None), "undecided"), ((1.0,), "single"), ((0.5,) * 8, "upset"),
+     ((0.5, 1.0, 1 / 3, 0.5, 0.5, 2 / 3, 0.0, 0.5), [(1, 6)])],
+)  # fmt: skip
+def test_a_tournament_without_a_table_goes_by_scores(scores, expected):
+    assert _choose("tournament", _group(scores)) == expected
 
 
 # margin: DNO

@@ -20,7 +20,7 @@ from pipeline.views.reference import reference_markdown
 __all__ = ["profile_schema", "recipe_schema", "reference_markdown"]
 
 Schema = dict[str, Any]
-REFERENCE = r"^[^@]+(@(prev|start|all))?$"
+REFERENCE = r"^[^@]+(@(prev([1-9][0-9]*)?|start|all))?$"
 _BY_ROUND = "by_round"
 _KEEP: Schema = {
     "type": "boolean",

@@ -45,9 +45,10 @@ def render(data: dict[str, Any], asked: Asked, *, whole: bool = False) -> Render
         screen.heading(f"{asked.folder}/{data['address']}", f"{identity.get('stage')} version {identity.get('version')}"),
         Text(),
         _section("asked", {**dict(facts.leaves(identity.get("settings", {}))), "seed": identity.get("seed")}),
+        *([_section("gates", dict(facts.leaves(provenance["gates"])))] if "gates" in provenance else []),
         _section("read", {slot: _read(digests, data["inputs"].get(slot, [])) for slot, digests in manifest["inputs"].items() if digests}),
         _section("facts", dict(facts.leaves(manifest["facts"]))),
-        _section("ran", _ran(provenance, whole)),
+        _section("ran", _ran({name: value for name, value in provenance.items() if name != "gates"}, whole)),
         _section("left", _files(manifest, whole)),
     ]
     if data["rows"]:
