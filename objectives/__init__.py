@@ -1,19 +1,31 @@
 """Objectives say what training minimises. This page is their whole contract; each file beside it is one objective.
 
-An objective module has `VERSION`, `Config`, `NEEDS` (a subset of {"pairs", "reference", "win_rates"}), `UNIT`
-("pair", "row" or "token") and
+An objective module has `VERSION`, `Config`, `NEEDS` (a subset of WANTS' keys), `UNIT` ("pair", "row", "token" or
+"group") and
 
     loss(config, batch: Batch) -> Loss
 
 It is a pure function of tensors: no model, no collective, no reduction. The loop reduces: it divides the
 sum of the unit losses by the total weight of the units in the whole optimizer step, over all ranks and
-micro-batches. Where settings lift a need, the module also has `needs(config)`, a subset of NEEDS.
+micro-batches. Where settings change what is needed or the unit, the module also has `needs(config)` or `unit(config)`.
 
-Shapes: N responses, T tokens, P pairs.
+One that needs masks has `masks(config)`, which says where they come from: "activations" of the reference, "ones", or learned
+from the reference's states, one ("common") or two ("independent").
+
+An objective whose losses depend on each other over the whole step (KTO's baseline, AOT's sorting) also has
+
+    gather(config, batch) -> dict[str, Tensor]       one detached value for each unit, without gradient
+    update(config, state, whole) -> dict[str, float] only if it carries numbers from step to step (BCO's running mean)
+
+and finds what was gathered over all ranks and micro-batches in `batch.whole` (with its own units at
+`batch.whole_at_U`), and the numbers, updated with it, in `batch.state`, which begins as `STATE`.
+
+Shapes: N responses, T tokens, P pairs, U units, H policies of the past, G groups.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -21,6 +33,35 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from pipeline.plugin import Choice
+
+WANTS = {
+    "pairs": "rows of chosen and rejected responses",
+    "groups": "rows of K responses that belong together",
+    "desirable": "single responses that are good or bad (of pairs: the chosen and the rejected)",
+    "reference": "log-probabilities under the policy regularised towards",
+    "history": "log-probabilities under one or more earlier policies, the latest first",
+    "win_rates": "P(response beats a sample of the policy that made it)",
+    "scores": "the judge's score of each response",
+    "extra": "further responses beside each unit, such as a policy's own sample",
+    "extra_reference": "log-probabilities of those under the reference",
+    "token_kl": "KL(reference || policy) at each token, over the whole vocabulary",
+    "log_sum_sq": "log of the sum of squared probabilities at each token",
+    "masks": "weights of tokens in reward and in KL",
+    "phrases": "which phrase each token belongs to",
+    "degrees": "a guess, for each response, of how much was deleted from it",
+}
+"""What an objective may need, in words."""
+
+
+@dataclass(frozen=True)
+class Extra:
+    """One further response for each unit, in the order of the units."""
+
+    logps_UT: Tensor
+    """Log-probabilities of its tokens under the policy, 0 where masked. Carries the gradient."""
+    mask_UT: Tensor
+    ref_logps_UT: Tensor | None = None
+    """The same under the reference, if NEEDS has "extra_reference"."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +74,8 @@ class Batch:
     """True where there is a response token."""
     ref_logps_NT: Tensor | None = None
     """The same under the reference policy, if NEEDS has "reference"."""
+    history_HNT: Tensor | None = None
+    """The same under earlier policies, the latest first, if NEEDS has "history"."""
     pair_w_P: Tensor | None = None
     """Row of each pair's chosen response."""
     pair_l_P: Tensor | None = None
@@ -41,8 +84,35 @@ class Batch:
     """P(chosen beats rejected); 1 where no judge gave one."""
     pair_weight_P: Tensor | None = None
     """1 by default."""
+    group_N: Tensor | None = None
+    """Number of each response's group, from 0, if NEEDS has "groups"."""
+    desirable_N: Tensor | None = None
+    """True for a good response, False for a bad one, if NEEDS has "desirable"."""
     win_rate_N: Tensor | None = None
     """P(response beats a sample of the policy that made it), if NEEDS has "win_rates"."""
+    score_N: Tensor | None = None
+    """The judge's score, if NEEDS has "scores"."""
+    extra: tuple[Extra, ...] = ()
+    """Further responses of each unit, if NEEDS has "extra"; as many as the module's EXTRAS."""
+    token_kl_NT: Tensor | None = None
+    """KL(reference || policy) at each response token over the vocabulary, in nats, with gradient, if NEEDS has "token_kl"."""
+    log_sum_sq_NT: Tensor | None = None
+    """log of the sum over the vocabulary of pi^2 at each response token, if NEEDS has "log_sum_sq"."""
+    reward_mask_NT: Tensor | None = None
+    """Weight of each token's log-ratio, at least 0, if NEEDS has "masks"; may carry a gradient."""
+    kl_mask_NT: Tensor | None = None
+    """Weight of each token's KL, likewise."""
+    phrase_NT: Tensor | None = None
+    """0 for tokens that both responses of a pair share, k >= 1 for those of its k-th phrase, if NEEDS has "phrases"."""
+    degree_logits_UK: Tensor | None = None
+    """What the head made of the last state of each unit's extra response, if NEEDS has "degrees"."""
+    degree_U: Tensor | None = None
+    """Which of the K degrees is the right one."""
+    whole: Mapping[str, Tensor] = field(default_factory=dict[str, "Tensor"])
+    """What `gather` returned, over all units of the step, in one order for all."""
+    whole_at_U: Tensor | None = None
+    """Where the units of this batch stand in `whole`."""
+    state: Mapping[str, float] = field(default_factory=dict[str, float])
 
 
 @dataclass(frozen=True)
@@ -50,12 +120,23 @@ class Loss:
     """Losses per unit, before any reduction."""
 
     per_unit: Tensor
-    """(P,) for UNIT "pair", (N,) for "row", (N, T) for "token" (0 where masked). Already multiplied by the weights."""
+    """(P,) for UNIT "pair", (N,) for "row", (G,) for "group", (N, T) for "token" (0 where masked). Already multiplied by the weights."""
     terms: dict[str, Tensor] = field(default_factory=dict[str, "Tensor"])
     """Detached per-unit values worth logging, such as `margin`, unweighted; averaged over the units."""
+    per_chosen_token_PT: Tensor | None = None
+    """A further loss of every token of every pair's chosen response (0 where masked), divided by the number of these tokens
+    in the whole step and added (TRL's `sft` term)."""
+    label_P: Tensor | None = None
+    """New labels of the pairs, detached: what `pair_label_P` will hold when they come again (POWER-DL)."""
 
 
 def needs(objective: Choice) -> frozenset[str]:
     """What this objective needs with these settings."""
     module = objective.module
     return frozenset(module.needs(objective.config) if hasattr(module, "needs") else module.NEEDS)
+
+
+def unit(objective: Choice) -> str:
+    """What its losses are per, with these settings."""
+    module = objective.module
+    return module.unit(objective.config) if hasattr(module, "unit") else module.UNIT

@@ -1,6 +1,8 @@
 """Objectives against the golden vectors, and against what must hold of them whatever the numbers are."""
 
+import json
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,21 +25,26 @@ def test_golden(vector: adapter.Vector) -> None:
         adapter.check(vector, dtype)
 
 
-def test_golden_covers_every_objective_and_notices_a_wrong_number(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_golden_checks_every_vector_and_notices_a_wrong_number(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.delenv("REMATCH_GOLDEN_DIR", raising=False)
     vectors = adapter.load()
-    assert len(vectors) == 73 and adapter.report() == 0
-    assert "73 checked, 0 skipped, 0 failed" in capsys.readouterr().out
-    kinds = {check.kind for check in adapter.CHECKS.values() if isinstance(check, adapter.Objective)}
-    assert kinds == {"dpo", "ipo", "sft", "sppo"}
+    assert len(vectors) == 388 and adapter.report() == 0
+    assert "388 checked, 0 skipped, 0 failed" in capsys.readouterr().out
     assert {"extreme"} <= {vector.get("fixture") for vector in vectors}
     for vector in vectors:
         if "expected_grad" in vector:
             wrong = {**vector, "expected_grad": _nudged(vector["expected_grad"])}
             with pytest.raises(AssertionError, match="gradient"):
                 adapter.check(wrong, "float64")
+
+
+def test_a_vector_that_nobody_explains_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    known = {"method": "ppo_max", "variant": "another"}
+    (tmp_path / "more.json").write_text(json.dumps([known, {"method": "unheard_of", "variant": "v"}]))
+    monkeypatch.setenv("REMATCH_GOLDEN_DIR", str(tmp_path))
+    assert adapter.report() == 1
+    told = capsys.readouterr().out
+    assert "0 checked, 1 skipped, 1 failed" in told and "nothing checks unheard_of / v" in told
 
 
 def _nudged(value: Any) -> Any:
@@ -135,7 +142,8 @@ def test_masked_positions_never_matter() -> None:
 def test_saturated_pairs_stay_finite(dtype: torch.dtype) -> None:
     for gap in (-1e4, 1e4):
         logps_NT = torch.tensor([[0.0], [gap]], dtype=dtype, requires_grad=True)
-        batch = Batch(logps_NT, torch.ones(2, 1, dtype=torch.bool), torch.zeros(2, 1, dtype=dtype), torch.tensor([0]), torch.tensor([1]))
+        mask_NT, ref_NT = torch.ones(2, 1, dtype=torch.bool), torch.zeros(2, 1, dtype=dtype)
+        batch = Batch(logps_NT, mask_NT, ref_NT, pair_w_P=torch.tensor([0]), pair_l_P=torch.tensor([1]))
         for module in (dpo, ipo):
             per_unit = module.loss(module.Config(), batch).per_unit
             (found,) = torch.autograd.grad(per_unit.sum(), logps_NT)

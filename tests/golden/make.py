@@ -1,6 +1,6 @@
 """Cuts the research files down to the methods that are built, so that a clone alone can check them.
 
-python -m tests.golden.make FOLDER      # FOLDER holds objectives.json, nash.json and metrics.json
+python -m tests.golden.make FOLDER      # FOLDER holds objectives.json, nash.json, judging.json and metrics.json
 """
 
 import json
@@ -18,17 +18,19 @@ EXPECTED = (
     "expected_loss_per_example",
     "expected_grad",
     "expected_grads",
+    "expected_parts",
 )
 
 
 def main(source: Path) -> None:
-    for name, key in (("objectives.json", "cases"), ("nash.json", "vectors"), ("metrics.json", "cases")):
-        body: dict[str, Any] = json.loads((source / name).read_text())
-        cases = [each for each in body[key] if (adapter.named(each)["method"], each["variant"]) in adapter.CHECKS]
+    for name in ("objectives.json", "nash.json", "judging.json", "metrics.json"):
+        body: Any = json.loads((source / name).read_text())
+        vectors: list[dict[str, Any]] = body if isinstance(body, list) else body.get("cases", body.get("vectors"))
+        cases = [each for at, each in enumerate(vectors) if adapter.check_of(adapter.named(each, at)) is not None]
         lines = [json.dumps({k: v for k, v in each.items() if k in (*KEPT, *EXPECTED) and v is not None}) for each in cases]
-        note = f"{len(cases)} of {len(body[key])} vectors of {name}: the methods built here. Each names the code it was computed with."
+        note = f"{len(cases)} of {len(vectors)} vectors of {name}: the methods built here. Each names the code it was computed with."
         joined = ",\n".join(lines)
-        (adapter.HERE / name).write_text(f'{{"note": {json.dumps(note)},\n"{key}": [\n{joined}\n]}}\n')
+        (adapter.HERE / name).write_text(f'{{"note": {json.dumps(note)},\n"cases": [\n{joined}\n]}}\n')
         print(name, len(cases), "kept")
 
 
