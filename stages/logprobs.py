@@ -23,7 +23,7 @@ MAKES = "logprobs"
 class Config(Settings):
     model: Annotated[str, Reads("model")]
     """The reference."""
-    rows: Annotated[str, Reads("pairs", "candidates")]
+    rows: Annotated[str, Reads("pairs", "candidates", "judged")]
     """Whose responses are scored; the same node that training reads."""
     max_length: int | None = Field(None, ge=2)
     """Tokens of prompt and response beyond this are not scored; at least the training's max_length. None: all are."""

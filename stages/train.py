@@ -1,11 +1,12 @@
-"""Trains a model on pairs or demonstrations with an objective, on whatever trainer the profile names.
+"""Trains a model on pairs, groups or demonstrations with an objective, on whatever trainer the profile names.
 
-The reference's log-probabilities are read from a `logprobs` node over the same rows; no reference model is loaded.
-What the objective computes is its own affair, and where that ran is the profile's.
+Log-probabilities under other policies are read from `logprobs` nodes over the same rows; only an objective that compares
+whole distributions has the reference model asked while it trains. What the objective computes is its own affair, and where
+that ran is the profile's.
 """
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import pyarrow.parquet as pq
 from pydantic import model_validator
@@ -16,32 +17,43 @@ from pipeline.artifact import Artifact, Facts
 from pipeline.errors import Refusal
 from pipeline.plugin import Choice, Picks, Reads
 from pipeline.tools import Tools
-from trainers import Job, Optimisation
+from trainers import Beside, Job, Optimisation
 
 VERSION = 1
 MAKES = "model"
+LIVE = frozenset({"token_kl", "masks"})
+"""Needs for which the reference model itself is asked."""
 
 
 class Config(Optimisation):
     model: Annotated[str, Reads("model")]
     """What training starts from."""
-    rows: Annotated[str, Reads("pairs", "candidates")]
-    """What is trained on: pairs, or demonstrations (every response of every row)."""
+    rows: Annotated[str, Reads("pairs", "candidates", "judged")]
+    """What is trained on: pairs, judged groups, or demonstrations (every response of every row)."""
     reference: Annotated[str | None, Reads("logprobs")] = None
     """Log-probabilities of the same rows under the policy that the objective regularises towards."""
+    history: Annotated[tuple[str, ...], Reads("logprobs")] = ()
+    """The same under earlier policies, the latest first (INPO, MNPO), or under the one that made the rows (GRPO)."""
+    extra: Annotated[tuple[str, ...], Reads("candidates")] = ()
+    """Further responses beside each row: the first of the row with its id or its prompt's (SELM, XPO, KTO, SRPO)."""
+    extra_reference: Annotated[tuple[str, ...], Reads("logprobs")] = ()
+    """Log-probabilities of those under the reference, node for node."""
+    reference_model: Annotated[str | None, Reads("model")] = None
+    """The reference itself, for an objective that compares whole distributions (TDPO, SparsePO, RRPO)."""
+    labels: Annotated[str | None, Reads("model")] = None
+    """A training whose final pair labels this one goes on with (POWER-DL)."""
+    optimizer: Annotated[str | None, Reads("model")] = None
+    """A training with `keep_optimizer` whose optimizer state this one goes on with (EGPO restarts both half-steps from one)."""
+    keep_optimizer: bool = False
+    """Leave the optimizer's state beside the model, for `optimizer` of a later node."""
     objective: Annotated[Choice, Picks("objectives")]
     """What is minimised."""
 
     @model_validator(mode="after")
-    def _reference_where_needed(self) -> "Config":
-        needed = "reference" in objectives.needs(self.objective)
-        if needed and self.reference is None:
-            raise ValueError(
-                f"reference: objective '{self.objective.kind}' needs the reference's log-probabilities; "
-                f"add a node {{stage: logprobs, model: {self.model}, rows: {self.rows}}} and name it here"
-            )
-        if self.reference is not None and not needed:
-            raise ValueError(f"reference: objective '{self.objective.kind}' reads none; leave the field out")
+    def _given_what_is_needed(self) -> "Config":
+        problems = list(_lacks(self)) or list(_has_too_much(self))
+        if problems:
+            raise ValueError("; ".join(problems))
         if (self.schedule_total_epochs or self.num_train_epochs) < self.num_train_epochs:
             raise ValueError(
                 f"schedule_total_epochs: {self.schedule_total_epochs} is less than num_train_epochs {self.num_train_epochs}, "
@@ -50,15 +62,65 @@ class Config(Optimisation):
         return self
 
 
+def _wanted(config: Config) -> dict[str, tuple[bool, str, str]]:
+    """For each reference field: whether the objective reads it, what it is, and the node that would provide it."""
+    needs = objectives.needs(config.objective)
+    extras = getattr(config.objective.module, "EXTRAS", 0) if "extra" in needs else 0
+    asked = ", ".join(config.extra) or "the extra responses"
+    return {
+        "reference": (
+            "reference" in needs, "the reference's log-probabilities", f"{{stage: logprobs, model: {config.model}, rows: {config.rows}}}",
+        ),
+        "history": (
+            "history" in needs,
+            "log-probabilities under one or more earlier policies",
+            f"{{stage: logprobs, model: {config.model}, rows: {config.rows}}}",
+        ),
+        "extra": (
+            bool(extras),
+            "a further response beside each row" if extras == 1 else f"{extras} further responses beside each row",
+            f"{{stage: generate, model: {config.model}, prompts: ..., n: 1}}",
+        ),
+        "extra_reference": (
+            "extra_reference" in needs,
+            "the reference's log-probabilities of its extra responses",
+            f"{{stage: logprobs, model: {config.model}, rows: {asked}}}",
+        ),
+        "reference_model": (bool(needs & LIVE), "the reference model itself", "such as `policy@start`"),
+    }  # fmt: skip
+
+
+def _lacks(config: Config) -> Any:
+    kind = config.objective.kind
+    for field, (needed, what, node) in _wanted(config).items():
+        if needed and not getattr(config, field):
+            how = f"add a node {node} and name it here" if node.startswith("{") else f"name a node of models, {node}"
+            yield f"{field}: objective '{kind}' needs {what}; {how}"
+    if "degrees" in objectives.needs(config.objective):
+        yield f"objective: '{kind}' reads degrees of deletion, which no trainer computes; it can be used as a function alone"
+    extras = getattr(config.objective.module, "EXTRAS", 0)
+    if extras and config.extra and len(config.extra) != extras:
+        yield f"extra: objective '{kind}' reads {extras} nodes of extra responses, not {len(config.extra)}; name {extras}"
+    if config.extra_reference and len(config.extra_reference) != len(config.extra):
+        count = len(config.extra_reference)
+        yield f"extra_reference: {count} nodes for {len(config.extra)} of `extra`; name one for each, in the same order"
+
+
+def _has_too_much(config: Config) -> Any:
+    for field, (needed, *_) in _wanted(config).items():
+        if getattr(config, field) and not needed:
+            yield f"{field}: objective '{config.objective.kind}' reads none; leave the field out"
+
+
 def uses(config: Config) -> str:
     """The profile's trainer."""
     return "trainer"
 
 
 def estimate(config: Config, inputs: dict[str, int | None], round: int | None) -> dict[str, int | None]:
-    """Tokens are at most these: both responses of every pair at max_length, in every epoch."""
+    """Tokens are at most these: every response of every row (one of each group) at max_length, in every epoch."""
     count = inputs["rows"]
-    responses = 2 if "pairs" in objectives.needs(config.objective) else 1
+    responses = (2 if "pairs" in objectives.needs(config.objective) else 1) + len(config.extra)
     tokens = None if count is None else count * responses * config.max_length * config.num_train_epochs
     return {"rows": count, "tokens": tokens}
 
@@ -68,16 +130,24 @@ def run(config: Config, inputs: dict[str, tuple[Artifact, ...]], out: Path, tool
     source = inputs["rows"][0].path
     if not rows.count(source):
         raise Refusal(f"{tools.address}: {source} has no rows to train on; look at the step that made it")
-    reference = inputs["reference"][0].path if config.reference is not None else None
+    columns = pq.read_schema(rows.files(source)[0]).names
+    scored = [each.path for each in inputs.get("extra_reference", ())]
+    extra = [each.path for each in inputs.get("extra", ())]
     job = Job(
         rows=source,
-        table="pairs" if "chosen" in pq.read_schema(rows.files(source)[0]).names else "candidates",
-        reference=reference,
+        table="pairs" if "chosen" in columns else "judged" if "scores" in columns else "candidates",
+        reference=inputs["reference"][0].path if config.reference is not None else None,
         model=tools.model("model"),
         out=out,
         work=tools.work,
         objective=config.objective,
         optimisation=Optimisation(**{name: getattr(config, name) for name in Optimisation.model_fields}),
         seed=tools.seed,
+        history=tuple(each.path for each in inputs.get("history", ())),
+        extra=tuple(Beside(path, scored[i] if scored else None) for i, path in enumerate(extra)),
+        reference_model=tools.model("reference_model") if config.reference_model is not None else None,
+        labels=tools.model("labels") if config.labels is not None else None,
+        optimizer=tools.model("optimizer") if config.optimizer is not None else None,
+        keep_optimizer=config.keep_optimizer,
     )
     return tools.profile.trainer.module.train(tools.profile.trainer.config, job, tools)

@@ -91,3 +91,16 @@ def test_a_model_with_an_unknown_last_step_is_refused(tmp_path: Path, monkeypatc
     monkeypatch.setattr(type(loaded), "forward", doubled)
     with pytest.raises(Refusal, match="does something to its logits"):
         _forward.check(loaded)
+
+
+def test_distributions_of_tokens_are_those_of_the_logits(tmp_path: Path) -> None:
+    policy, reference = (_forward.load(tiny_llama(tmp_path / str(seed), seed=seed), "float64", "cpu") for seed in (0, 1))
+    laid = _batches.layout(np.arange(3, 24), np.asarray([0, 9]), np.asarray([4, 2]), np.asarray([5, 10]), "cpu")
+    wanted = frozenset({"token_kl", "log_sum_sq"})
+    found = _forward.seen(policy, laid, wanted, _forward.states(reference, laid), reference)
+    logps, theirs = (torch.log_softmax(model(laid.ids_NS).logits.flatten(0, 1)[laid.at_R], -1) for model in (policy, reference))
+    inside = laid.mask_NT
+    assert torch.allclose(found["logps"][inside], logps.gather(1, laid.target_R[:, None])[:, 0])
+    assert torch.allclose(found["log_sum_sq"][inside], (logps.exp() ** 2).sum(-1).log())
+    assert torch.allclose(found["token_kl"][inside], torch.nn.functional.kl_div(logps, theirs, log_target=True, reduction="none").sum(-1))
+    assert (found["token_kl"][inside] > 0).all() and all((value[~inside] == 0).all() for value in found.values())

@@ -9,17 +9,13 @@ import time
 from pathlib import Path
 
 import pytest
-from blake3 import blake3
 
 from pipeline.errors import Refusal
 from tests.test_training import model, one_thread, pairs_job, train
+from tests.training_jobs import digests
 from trainers import _checkpoint
 
 __all__ = ["model", "one_thread"]
-
-
-def digests(folder: Path) -> dict[str, str]:
-    return {path.name: blake3(path.read_bytes()).hexdigest() for path in sorted(folder.iterdir()) if path.is_file()}
 
 
 def test_a_checkpoint_is_whole_or_not_there(tmp_path: Path) -> None:

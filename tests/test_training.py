@@ -13,12 +13,11 @@ import torch
 
 import trainers.torch as torch_trainer
 from engines import _canary, _chat
-from pipeline import plugin, rows
+from pipeline import rows
 from pipeline.errors import Refusal
 from tests.models import tiny_llama
-from trainers import Job, Optimisation, _batches, _data, _forward, _loop, _schedule, _score, _single, _tokens
-
-WORDS = ("banana", "fig", "cherries", "kiwi", "a", "pomegranate", "plum", "dates", "lime", "melon", "nut", "pear")
+from tests.training_jobs import job, pair_row, pairs_job
+from trainers import Job, Optimisation, _batches, _data, _forward, _live, _loop, _schedule, _single, _tokens
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -32,46 +31,6 @@ def one_thread() -> Any:
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_llama(tmp_path_factory.mktemp("model"), tied=True)
-
-
-def pair_row(i: int, **more: Any) -> dict[str, Any]:
-    word = WORDS[i % len(WORDS)]
-    row = {
-        "id": f"row-{i:03d}",
-        "prompt_id": f"prompt-{i:03d}",
-        "prompt": [{"role": "user", "content": f"sort {i}: {word}"}],
-        "chosen": [{"role": "assistant", "content": "".join(sorted(word))}],
-        "rejected": [{"role": "assistant", "content": word + "?"}],
-        "chosen_win_rate": 0.5 + (i % 5) / 10,
-        "rejected_win_rate": 0.5 - (i % 4) / 10,
-        "label": 1.0,
-        "weight": 1.0,
-    }
-    return {**row, **more}
-
-
-def job(folder: Path, model: Path, table: str, body: list[dict[str, Any]], objective: Any, **settings: Any) -> Job:
-    """A job over `body`, with its reference computed if the objective needs one."""
-    for name in ("rows", "out", "work"):
-        (folder / name).mkdir(parents=True)
-    made = rows.from_pylist(table, body)
-    rows.write(folder / "rows", table, [made])
-    choice = plugin.parse("objectives", objective)
-    reference = None
-    if "reference" in choice.module.NEEDS and not getattr(choice.config, "reference_free", False):
-        reference = folder / "reference"
-        reference.mkdir()
-        with _forward.opened(model, "float32", "cpu") as opened:
-            scored, _ = _score.score(opened, _chat.load_tokenizer(model), made, table, None, 300)
-        rows.write(reference, "logprobs", [scored])
-    defaults = {"learning_rate": 1e-3, "batch_size": 8, "max_length": 128}
-    return Job(
-        folder / "rows", table, reference, model, folder / "out", folder / "work", choice, Optimisation(**{**defaults, **settings}), 7
-    )
-
-
-def pairs_job(folder: Path, model: Path, objective: Any = "dpo", count: int = 20, **settings: Any) -> Job:
-    return job(folder, model, "pairs", [pair_row(i) for i in range(count)], objective, **settings)
 
 
 def train(made: Job, **settings: Any) -> tuple[dict[str, Any], list[dict[str, Any]]]:
@@ -88,12 +47,12 @@ def test_sampled_token_ids_are_trained_on_as_they_are(tmp_path: Path, model: Pat
     sampled = {"prompt_token_ids": [9, 8], "chosen_token_ids": [50, 51, 52], "rejected_token_ids": [60], "tokenizer": mine}
     body = [pair_row(0, **sampled), pair_row(1, **{**sampled, "tokenizer": "another"}), pair_row(2), pair_row(3, **sampled)]
     found = _data.read(job(tmp_path, model, "pairs", body, {"kind": "dpo", "reference_free": True}))
-    first = [found.tokens_V[found.starts_N[i] : found.starts_N[i] + found.lengths_N[i]].tolist() for i in found.units_U[0]]
+    first = [found.tokens_V[found.starts_N[i] : found.starts_N[i] + found.lengths_N[i]].tolist() for i in found.units_UW[0]]
     assert first == [[9, 8, 50, 51, 52], [9, 8, 60]]
     assert found.facts["retokenised"] == 2
-    assert found.units_U[0].tolist() == found.units_U[3].tolist()  # equal responses to equal prompts are one row of the forward
+    assert found.units_UW[0].tolist() == found.units_UW[3].tolist()  # equal responses to equal prompts are one row of the forward
     tokenizer = _chat.load_tokenizer(model)
-    second = found.units_U[1][0]
+    second = found.units_UW[1][0]
     start = found.starts_N[second]
     want = _chat.render(tokenizer, body[1]["prompt"]) + _chat.response_ids(tokenizer, body[1]["chosen"][0]["content"])
     assert found.tokens_V[start : start + found.lengths_N[second]].tolist() == want
@@ -137,9 +96,9 @@ def test_long_responses_are_cut_and_what_has_none_left_is_dropped(tmp_path: Path
     assert found.facts["rows"] == 3 and found.facts["units"] == 2
     assert found.facts["truncated"] == 1 + 2 and found.facts["dropped"] == 1
     assert found.lengths_N.max() == limit
-    assert found.ref_logps_R is not None and len(found.ref_logps_R) == found.response_lengths_N.sum()
+    assert found.known_LR.shape[1] == found.response_lengths_N.sum()
     prompt = len(_chat.render(tokenizer, body[0]["prompt"]))
-    assert found.response_lengths_N[found.units_U[0][0]] == limit - prompt
+    assert found.response_lengths_N[found.units_UW[0][0]] == limit - prompt
     with pytest.raises(Refusal, match="nothing to train on: of 1 rows all were dropped"):
         _data.read(job(tmp_path / "b", model, "pairs", [pair_row(1, prompt=long_prompt)], "dpo", max_length=limit))
 
@@ -153,7 +112,7 @@ def test_a_reference_of_other_rows_is_refused(tmp_path: Path, model: Path) -> No
     rows.write(shuffled, "logprobs", [table.take([2, 0, 3, 1])])
     straight = _data.read(made)
     by_id = _data.read(replace(made, reference=shuffled))
-    assert np.array_equal(straight.ref_logps_R, by_id.ref_logps_R)  # type: ignore[arg-type]
+    assert np.array_equal(straight.known_LR, by_id.known_LR)
     for name, wrong in (("short", table.slice(1)), ("strange", pair_ids(table, ["row-000", "row-001", "row-002", "row-009"]))):
         (tmp_path / name).mkdir()
         rows.write(tmp_path / name, "logprobs", [wrong])
@@ -181,9 +140,9 @@ def test_pairs_without_win_rates_are_refused_by_sppo(tmp_path: Path, model: Path
 
 def test_sft_reads_the_chosen_of_pairs_and_every_response_of_candidates(tmp_path: Path, model: Path) -> None:
     found = _data.read(job(tmp_path, model, "pairs", [pair_row(i) for i in range(3)], "sft"))
-    assert found.units_U.shape == (3, 1)
+    assert found.units_UW.shape == (3, 1)
     body = [{"id": "1", "prompt": [{"role": "user", "content": "q"}], "responses": [{"text": "a"}, {"text": "bb"}]}]
-    assert _data.read(job(tmp_path / "b", model, "candidates", body, "sft")).units_U.shape == (2, 1)
+    assert _data.read(job(tmp_path / "b", model, "candidates", body, "sft")).units_UW.shape == (2, 1)
 
 
 # Batches and schedules
@@ -240,31 +199,6 @@ def test_a_schedule_laid_out_for_more_epochs_stays_near_its_peak() -> None:
 # The step
 
 
-def gradients(made: Job, tokens: int, dtype: str) -> dict[str, torch.Tensor]:
-    """The gradient of the whole first step, cut into micro-batches of at most `tokens`."""
-    examples = _data.read(made)
-    loaded = _forward.read(made.model, dtype)
-    _, units = next(_loop.step_units(made.optimisation, len(examples.units_U), made.seed))
-    divisor = _batches.weight(examples, units, made.objective.module.UNIT)
-    for micro in _batches.deal(examples, units, tokens, 1)[0]:
-        assert micro is not None
-        responses = _batches.responses_of(examples, micro)
-        laid = _batches.lay_out(examples, responses, "cpu")
-        batch = _batches.objective_batch(examples, micro, responses, laid, _forward.response_logps(loaded, laid))
-        (made.objective.module.loss(made.objective.config, batch).per_unit.sum() / divisor).backward()
-    return {name: p.grad for name, p in loaded.named_parameters()}
-
-
-@pytest.mark.parametrize("objective", ["dpo", "sppo", "ipo", "sft"])
-def test_micro_batches_do_not_change_the_gradient(tmp_path: Path, model: Path, objective: str) -> None:
-    body = [pair_row(i, weight=1.0 + i % 3) for i in range(12)]
-    made = job(tmp_path, model, "pairs", body, objective, batch_size=12)
-    whole, single = gradients(made, 10_000, "float64"), gradients(made, 1, "float64")
-    for name, value in whole.items():
-        scale = value.abs().max().item()
-        assert (value - single[name]).abs().max().item() <= 1e-6 * scale, name
-
-
 @pytest.mark.parametrize(("objective", "want"), [("dpo", math.log(2)), ({"kind": "ipo", "beta": 0.1}, 25.0)])
 def test_before_the_first_step_the_loss_is_its_closed_form(tmp_path: Path, model: Path, objective: Any, want: float) -> None:
     facts, metrics = train(pairs_job(tmp_path, model, objective))
@@ -318,11 +252,11 @@ def test_vectors_are_not_decayed() -> None:
 def test_bfloat16_keeps_what_is_too_small_for_it(tmp_path: Path, model: Path) -> None:
     made = pairs_job(tmp_path, model, {"kind": "dpo", "reference_free": True}, learning_rate=1e-6, num_train_epochs=5)
     loaded = _forward.load(model, "bfloat16", "cpu")
-    worker = _single.Single(loaded, made, "cpu")
+    worker = _single.Single(_live.Live(loaded, made, None), made, "cpu")
+    course = _loop.begin(made, _data.read(made), worker, 10_000, None)
     before = [master.clone() for master in worker._masters]
-    examples = _data.read(made)
     for _, units in _loop.step_units(made.optimisation, 20, 7):
-        _loop._step(made, examples, worker, 10_000, units, "here", 1e-6, False)
+        _loop.take_step(course, units, "here", 1e-6, False)
     moved = [(master - old).abs().max().item() for master, old in zip(worker._masters, before, strict=True)]
     assert 1e-6 < max(moved) < 1e-4
     facts, _ = train(made, dtype="bfloat16")

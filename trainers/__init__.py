@@ -6,8 +6,9 @@ A trainer module has `VERSION`, `Config` (the machine: ranks, precision, memory;
     placement(config) -> pipeline.tools.Placement
 
 and `IN_PROCESS = True` if it trains in the process that runs the step, instead of in a gang of ranks.
-It leaves a Hugging Face folder in safetensors at `job.out` (with tokenizer and `canary.json`), writes
-checkpoints below `job.work` and goes on from the last valid one, with the same data order.
+It leaves a Hugging Face folder in safetensors at `job.out` (with tokenizer and `canary.json`; with `labels.parquet`
+if the objective moves labels, and `optimizer/` if it is to be kept), writes checkpoints below `job.work` and goes on
+from the last valid one, with the same data order.
 """
 
 from dataclasses import dataclass
@@ -50,14 +51,24 @@ class Optimisation(Settings):
 
 
 @dataclass(frozen=True)
+class Beside:
+    """Further responses, one for each unit, found by the id of the row or of its prompt."""
+
+    rows: Path
+    """Artifact of table `candidates`, of which each row's first response is taken."""
+    reference: Path | None
+    """Artifact of table `logprobs` for the same rows."""
+
+
+@dataclass(frozen=True)
 class Job:
     """One training, complete: what, from where, to where."""
 
     rows: Path
-    """Artifact of table `pairs` or `candidates`."""
+    """Artifact of table `pairs`, `candidates` or `judged`."""
     table: str
     reference: Path | None
-    """Artifact of table `logprobs` for the same rows, in the same order."""
+    """Artifact of table `logprobs` for the same rows."""
     model: Path
     """Hugging Face folder that training starts from."""
     out: Path
@@ -65,3 +76,14 @@ class Job:
     objective: Choice
     optimisation: Optimisation
     seed: int
+    history: tuple[Path, ...] = ()
+    """Artifacts of table `logprobs` for the same rows under earlier policies, the latest first."""
+    extra: tuple[Beside, ...] = ()
+    reference_model: Path | None = None
+    """Hugging Face folder of a reference that is asked during training."""
+    labels: Path | None = None
+    """Folder of a finished training whose final pair labels this one goes on with."""
+    optimizer: Path | None = None
+    """Folder of a finished training whose optimizer state this one goes on with."""
+    keep_optimizer: bool = False
+    """Leave the optimizer state beside the model."""

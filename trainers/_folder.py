@@ -30,13 +30,18 @@ CARRIED = (
 def write(model: Any, source: Path, out: Path, device: str, state: dict[str, torch.Tensor] | None = None) -> None:
     """Save the trained `model` (or its gathered `state`) with what else `source` holds, then read it back and store its canary."""
     model.save_pretrained(out, state_dict=state)
+    carry(source, out)
+    canary(out, device)
+
+
+def carry(source: Path, out: Path) -> None:
+    """Copy the tokenizer of a model folder, and what else is not weights."""
     for name in CARRIED:
         path = source / name
         if path.is_dir():
             shutil.copytree(path, out / name, dirs_exist_ok=True)
         elif path.is_file():
             shutil.copyfile(path, out / name)
-    canary(out, device)
 
 
 def canary(out: Path, device: str) -> None:

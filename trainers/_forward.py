@@ -27,11 +27,32 @@ AGREE = {torch.float64: 1e-6, torch.float32: 1e-3, torch.bfloat16: 0.25, torch.f
 
 def response_logps(model: Any, laid: Layout) -> Tensor:
     """log pi(token | before) of the response tokens (N, T), 0 where masked, float32 or better; carries the gradient."""
+    return seen(model, laid)["logps"]
+
+
+def seen(
+    model: Any, laid: Layout, wanted: frozenset[str] = frozenset(), ref_states_RH: Tensor | None = None, reference: Any = None
+) -> dict[str, Tensor]:
+    """`logps` of response tokens, and with them what is `wanted` of their distributions, (N, T) each, 0 where masked.
+
+    "log_sum_sq" is log sum_v pi(v)^2; "token_kl" is KL(reference || policy), for which `reference` and its states at the
+    same places are read. All carry the gradient.
+    """
+    picked_RH = states(model, laid)
+    columns = _distributions(model, picked_RH, laid.target_R, wanted, ref_states_RH, reference)
+    return {name: in_place(laid, value_R) for name, value_R in zip(("logps", *sorted(wanted)), columns, strict=True)}
+
+
+def states(model: Any, laid: Layout) -> Tensor:
+    """The last layer's states that predict the response tokens (R, H)."""
     hidden_NSH = model.get_decoder()(input_ids=laid.ids_NS, use_cache=False).last_hidden_state
-    picked_RH = hidden_NSH.flatten(0, 1).index_select(0, laid.at_R)
-    logps_R = _logps(model, picked_RH, laid.target_R)
+    return hidden_NSH.flatten(0, 1).index_select(0, laid.at_R)
+
+
+def in_place(laid: Layout, value_R: Tensor) -> Tensor:
+    """Values of response tokens as (N, T), 0 where masked."""
     n, t = laid.mask_NT.shape
-    return torch.zeros(n * t, dtype=logps_R.dtype, device=logps_R.device).index_put((laid.cell_R,), logps_R).view(n, t)
+    return torch.zeros(n * t, dtype=value_R.dtype, device=value_R.device).index_put((laid.cell_R,), value_R).view(n, t)
 
 
 def head(model: Any) -> Callable[[Tensor], Tensor]:
@@ -45,20 +66,33 @@ def head(model: Any) -> Callable[[Tensor], Tensor]:
     return logits
 
 
-def _logps(model: Any, picked_RH: Tensor, target_R: Tensor) -> Tensor:
-    logits = head(model)
+def _distributions(
+    model: Any, picked_RH: Tensor, target_R: Tensor, wanted: frozenset[str], ref_states_RH: Tensor | None, reference: Any
+) -> tuple[Tensor, ...]:
+    """Log-probabilities of the targets, then what is wanted in alphabetical order, (R,) each."""
+    logits, theirs = head(model), None if reference is None else head(reference)
+    unread_RH = picked_RH.detach() if ref_states_RH is None else ref_states_RH
 
-    def chunk(part_RH: Tensor, ids_R: Tensor) -> Tensor:
+    def chunk(part_RH: Tensor, ids_R: Tensor, ref_RH: Tensor) -> tuple[Tensor, ...]:
         logits_RV = logits(part_RH)
-        return logits_RV.gather(1, ids_R[:, None])[:, 0] - logits_RV.logsumexp(-1)
+        if not wanted:  # without a tensor of all log-probabilities
+            return (logits_RV.gather(1, ids_R[:, None])[:, 0] - logits_RV.logsumexp(-1),)
+        logps_RV = torch.log_softmax(logits_RV, -1)
+        found = {"log_sum_sq": lambda: torch.logsumexp(2 * logps_RV, -1)}
+        if theirs is not None:
+            ref_RV = torch.log_softmax(theirs(ref_RH), -1)
+            found["token_kl"] = lambda: (ref_RV.exp() * (ref_RV - logps_RV)).sum(-1)
+        return (logps_RV.gather(1, ids_R[:, None])[:, 0], *(found[name]() for name in sorted(wanted)))
 
     rows = max(1, CHUNK_LOGITS // int(model.config.get_text_config().vocab_size))
+    parts = zip(picked_RH.split(rows), target_R.split(rows), unread_RH.split(rows), strict=True)
     if len(target_R) <= rows:
-        return chunk(picked_RH, target_R)
-    parts = zip(picked_RH.split(rows), target_R.split(rows), strict=True)
+        return chunk(picked_RH, target_R, unread_RH)
     if not torch.is_grad_enabled():
-        return torch.cat([chunk(*part) for part in parts])
-    return torch.cat([checkpoint(chunk, *part, use_reentrant=False, preserve_rng_state=False) for part in parts])
+        made = [chunk(*part) for part in parts]
+    else:
+        made = [checkpoint(chunk, *part, use_reentrant=False, preserve_rng_state=False) for part in parts]
+    return tuple(torch.cat(column) for column in zip(*made, strict=True))
 
 
 def _adjustment(config: Any) -> Any:

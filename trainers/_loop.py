@@ -2,29 +2,33 @@
 
 A trainer brings a Worker: how to run a forward, how to add up over ranks, how to store its state. What a step
 minimises is the sum of its unit losses over all ranks and micro-batches, divided by their total weight, which
-every rank reads off the data, so that no machine setting changes the result beyond float noise.
+every rank reads off the data, so that no machine setting changes the result beyond float noise. An objective whose
+losses depend on each other first sees the whole step without gradient (`_whole`).
 """
 
 import json
 import math
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
 
+import objectives
 from pipeline.artifact import Facts
 from pipeline.errors import Refusal
-from trainers import Job, Optimisation, _batches, _checkpoint, _schedule
-from trainers._batches import Layout
-from trainers._data import Examples
+from trainers import Job, Optimisation, _batches, _checkpoint, _labels, _schedule
+from trainers._batches import Layout, Micro
+from trainers._examples import Examples
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 METRICS = "metrics.jsonl"
+LABELS = "labels.npy"
 
 
 class Worker(Protocol):
@@ -34,8 +38,8 @@ class Worker(Protocol):
     ranks: int
     device: str
 
-    def forward(self, laid: Layout) -> "Tensor":
-        """Log-probabilities of response tokens (N, T) with gradient."""
+    def forward(self, laid: Layout) -> "dict[str, Tensor]":
+        """What the objective wants to see of response tokens, (N, T) each with gradient: `logps`, and what else it needs."""
         ...
 
     def backward(self, loss: "Tensor", last: bool) -> None:
@@ -65,6 +69,31 @@ class Pace(Protocol):
     checkpoint_every_s: float
 
 
+@dataclass
+class Course:
+    """A training under way: what does not change in it, and what its steps leave to those after them."""
+
+    job: Job
+    examples: Examples
+    worker: Worker
+    tokens: int
+    """Padded tokens of a micro-batch."""
+    labels_U: np.ndarray
+    """The pairs' labels as the objective last set them."""
+    state: dict[str, float]
+    """The objective's numbers."""
+    metrics: list[dict[str, Any]]
+    moves_labels: bool = False
+
+    @property
+    def loss(self) -> Any:
+        return self.job.objective.module
+
+    @property
+    def unit(self) -> str:
+        return objectives.unit(self.job.objective)
+
+
 def step_units(optimisation: Optimisation, units: int, seed: int) -> Iterator[tuple[int, np.ndarray]]:
     """The epoch (from 0) and the units of each optimizer step, in order."""
     for epoch in range(optimisation.num_train_epochs):
@@ -73,58 +102,63 @@ def step_units(optimisation: Optimisation, units: int, seed: int) -> Iterator[tu
             yield epoch, order[start : start + optimisation.batch_size]
 
 
-def run(
-    job: Job,
-    examples: Examples,
-    worker: Worker,
-    pace: Pace,
-    maker: dict[str, Any],
-    begun: _checkpoint.Checkpoint | None,
-    report: Callable[[int, int], None],
-) -> list[dict[str, Any]]:
-    """Train from `begun` (or from the start) to the end; returns the metrics of every step."""
-    count, scheduled = _schedule.steps(job.optimisation, len(examples.units_U))
-    metrics = list(begun.metrics) if begun else []
+def begin(job: Job, examples: Examples, worker: Worker, tokens: int, begun: _checkpoint.Checkpoint | None) -> Course:
+    """A training at its start, or where `begun` was saved."""
+    state = dict(getattr(job.objective.module, "STATE", {}))
+    course = Course(job, examples, worker, tokens, examples.labels_U.copy(), state, [])
     if begun:
         worker.load(begun.folder)
-    report(len(metrics), count)
+        course.metrics = list(begun.metrics)
+        course.state = course.metrics[-1].get("state", state)
+        course.labels_U = np.load(begun.folder / LABELS)
+    return course
+
+
+def run(course: Course, pace: Pace, maker: dict[str, Any], report: Callable[[int, int], None]) -> None:
+    """Train to the end."""
+    job, units_U = course.job, len(course.examples.units_UW)
+    count, scheduled = _schedule.steps(job.optimisation, units_U)
+    report(len(course.metrics), count)
     saved_at = time.monotonic()
-    for step, (epoch, units) in enumerate(step_units(job.optimisation, len(examples.units_U), job.seed)):
-        if step < len(metrics):
+    for step, (epoch, units) in enumerate(step_units(job.optimisation, units_U, job.seed)):
+        if step < len(course.metrics):
             continue
         rate = _schedule.learning_rate(job.optimisation, step, scheduled)
         overdue = time.monotonic() - saved_at >= pace.checkpoint_every_s
-        found, overdue = _step(job, examples, worker, pace.tokens_per_device, units, f"step {step + 1} of {count}", rate, overdue)
-        metrics.append({"step": step + 1, "epoch": epoch + 1, "learning_rate": rate, **found})
+        found, overdue = take_step(course, units, f"step {step + 1} of {count}", rate, overdue)
+        course.metrics.append({"step": step + 1, "epoch": epoch + 1, "learning_rate": rate, **found})
         report(step + 1, count)
         if step + 1 < count and (overdue or (pace.checkpoint_steps and (step + 1) % pace.checkpoint_steps == 0)):
-            save(job.work, worker, step + 1, maker, metrics)
+            save(course, maker)
             saved_at = time.monotonic()
-    return metrics
 
 
-def _step(
-    job: Job, examples: Examples, worker: Worker, tokens: int, units: np.ndarray, where: str, rate: float, overdue: bool
-) -> tuple[dict[str, Any], bool]:
+def take_step(course: Course, units: np.ndarray, where: str, rate: float, overdue: bool) -> tuple[dict[str, Any], bool]:
     """One optimizer step; returns its metrics, and whether the first rank finds that it is time to save."""
-    objective = job.objective.module
-    divisor = _batches.weight(examples, units, objective.UNIT)
-    dealt = _batches.deal(examples, units, tokens, worker.ranks)[worker.rank]
-    # [loss, share of saving, then a sum for each term]; the number of units is known to all.
+    examples, worker = course.examples, course.worker
+    divisor = _batches.weight(examples, units, course.unit) or 1.0
+    dealt = _batches.deal(examples, units, course.tokens, worker.ranks)[worker.rank]
+    whole = _whole(course, units, dealt)
+    # [loss, share of saving, then a sum and a count for each term].
     sums: Tensor | None = None
     names: list[str] = []
-    for i, micro in enumerate(dealt):
-        idle = micro is None
-        members = micro if micro is not None else _smallest(examples)
-        responses = _batches.responses_of(examples, members)
-        laid = _batches.lay_out(examples, responses, worker.device)
-        batch = _batches.objective_batch(examples, members, responses, laid, worker.forward(laid))
-        loss = objective.loss(job.objective.config, batch)
+    labels_U = torch.zeros(len(units), dtype=torch.float64, device=worker.device)
+    for i, members in enumerate(dealt):
+        share = 0.0 if members is None else 1.0  # ranks must do the same number of collectives, so an idle one computes and adds nothing
+        micro = Micro.of(examples, _smallest(examples) if members is None else members, worker.device)
+        batch = _batch(course, micro, units, whole, idle=members is None)
+        loss = course.loss.loss(course.job.objective.config, batch)
         names = list(loss.terms)
-        summed = loss.per_unit.sum() / (divisor or 1.0)
-        share = 0.0 if idle else 1.0  # ranks must do the same number of collectives, so an idle one computes and adds nothing
+        summed = loss.per_unit.sum() / divisor
+        if loss.per_chosen_token_PT is not None:
+            summed = summed + loss.per_chosen_token_PT.sum() / (_batches.weight(examples, units, "chosen_token") or 1.0)
         worker.backward(summed * share, last=i == len(dealt) - 1)
-        part = torch.stack([summed.detach(), *(loss.terms[name].sum() for name in names)]).double() * share
+        if loss.label_P is not None:
+            course.moves_labels = True
+            if members is not None:
+                labels_U[batch.whole_at_U] = loss.label_P.to(labels_U)
+        counted = [value for name in names for value in (loss.terms[name].sum(), torch.tensor(loss.terms[name].numel()).to(summed))]
+        part = torch.stack([summed.detach(), *counted]).double() * share
         sums = part if sums is None else sums + part
     assert sums is not None
     flag = torch.tensor([float(overdue and worker.rank == 0)], dtype=sums.dtype, device=sums.device)
@@ -132,15 +166,48 @@ def _step(
     _finite("loss", value, where, rate)
     norm = worker.step(rate)
     _finite("gradient norm", norm, where, rate)
-    of_terms = _batches.weight(examples, units, objective.UNIT) if objective.UNIT != "pair" else float(len(units))
-    tokens_seen = int(examples.lengths_N[_batches.responses_of(examples, units)].sum())
-    found = {"loss": value, "grad_norm": norm, "units": len(units), "tokens": tokens_seen}
-    return {**found, **{name: term / of_terms for name, term in zip(names, terms, strict=True)}}, save_now > 0
+    if course.moves_labels:
+        course.labels_U[units] = worker.total(labels_U)
+    responses = np.concatenate([_batches.responses_of(examples, units), examples.extras_UE[units].ravel()])
+    found = {"loss": value, "grad_norm": norm, "units": len(units), "tokens": int(examples.lengths_N[responses].sum())}
+    found |= {name: total / max(number, 1.0) for name, total, number in zip(names, terms[::2], terms[1::2], strict=True)}
+    return found | ({"state": course.state} if course.state else {}), save_now > 0
+
+
+def _whole(course: Course, units: np.ndarray, dealt: list[np.ndarray | None]) -> "dict[str, Tensor]":
+    """What the objective gathers of every unit of the step, in the step's order, on all ranks; and its numbers brought up to date."""
+    objective, worker, config = course.loss, course.worker, course.job.objective.config
+    if not hasattr(objective, "gather"):
+        return {}
+    found: dict[str, Tensor] = {}
+    for members in dealt:
+        with torch.no_grad():
+            micro = Micro.of(course.examples, _smallest(course.examples) if members is None else members, worker.device)
+            batch = _batch(course, micro, units, {}, idle=members is None)
+            for name, value in objective.gather(config, batch).items():
+                kept = found.setdefault(name, torch.zeros(len(units), dtype=torch.float64, device=worker.device))
+                if members is not None:
+                    kept[batch.whole_at_U] = value.double()
+    whole = {name: torch.tensor(worker.total(value), dtype=torch.float64, device=worker.device) for name, value in found.items()}
+    if hasattr(objective, "update"):
+        course.state = objective.update(config, course.state, whole)
+    return whole
+
+
+def _batch(course: Course, micro: Micro, units: np.ndarray, whole: "dict[str, Tensor]", *, idle: bool) -> objectives.Batch:
+    seen = course.worker.forward(micro.laid)
+    batch = _batches.objective_batch(course.examples, micro, course.labels_U, seen)
+    order = np.argsort(units)
+    at = np.zeros(len(micro.units), np.int64) if idle else order[np.searchsorted(units, micro.units, sorter=order)]
+    at_U = torch.from_numpy(at).to(course.worker.device)
+    mine = {name: value.to(batch.logps_NT.dtype) for name, value in whole.items()}
+    return replace(batch, whole=mine, whole_at_U=at_U, state=course.state)
 
 
 def _smallest(examples: Examples) -> np.ndarray:
     """The cheapest unit, for a rank that has nothing to do."""
-    return np.asarray([int(examples.lengths_N[examples.units_U].sum(1).argmin())])
+    members_UW = examples.units_UW
+    return np.asarray([int(np.where(members_UW < 0, 0, examples.lengths_N[members_UW]).sum(1).argmin())])
 
 
 def _finite(what: str, value: float, where: str, rate: float) -> None:
@@ -151,27 +218,36 @@ def _finite(what: str, value: float, where: str, rate: float) -> None:
         )
 
 
-def save(work: Path, worker: Worker, step: int, maker: dict[str, Any], metrics: list[dict[str, Any]]) -> None:
+def save(course: Course, maker: dict[str, Any]) -> None:
     """Write a checkpoint; every rank calls it."""
+    work, worker, step = course.job.work, course.worker, len(course.metrics)
     part = _checkpoint.begin(work, step) if worker.rank == 0 else work / f".checkpoint-{step:08d}.part"
     worker.total(torch.zeros(1, device=worker.device))  # nobody writes before the folder is there
     worker.save(part)
     if worker.rank == 0:
-        _checkpoint.seal(work, step, maker, metrics)
+        np.save(part / LABELS, course.labels_U)
+        _checkpoint.seal(work, step, maker, course.metrics)
     worker.total(torch.zeros(1, device=worker.device))
 
 
-def write_metrics(out: Path, metrics: list[dict[str, Any]]) -> None:
-    """One line of JSON for each step; no times in it, so that a training has the same digest wherever it was interrupted."""
-    (out / METRICS).write_text("".join(json.dumps(each) + "\n" for each in metrics))
+def leave(course: Course) -> None:
+    """What stands beside the model: a line of JSON for each step, without times, and the labels if the objective moves them.
+
+    A training has the same digest wherever it was interrupted.
+    """
+    out = course.job.out
+    (out / METRICS).write_text("".join(json.dumps(each) + "\n" for each in course.metrics))
+    if course.moves_labels:
+        _labels.write(out, course.examples.ids_U, course.labels_U)
 
 
-def facts(examples: Examples, metrics: list[dict[str, Any]], begun: _checkpoint.Checkpoint | None) -> Facts:
+def facts(course: Course, begun: _checkpoint.Checkpoint | None) -> Facts:
     """What a manifest says of a training: counts, and the first and last step's values."""
+    metrics = course.metrics
     first, last = metrics[0], metrics[-1]
-    told = [name for name in first if name not in ("step", "epoch", "units", "tokens", "learning_rate")]
+    told = [name for name in first if name not in ("step", "epoch", "units", "tokens", "learning_rate", "state")]
     return {
-        **examples.facts,
+        **course.examples.facts,
         "steps": len(metrics),
         "tokens": sum(each["tokens"] for each in metrics),
         "resumed_at_step": begun.step if begun else 0,

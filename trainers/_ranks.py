@@ -52,11 +52,12 @@ def train(config: "Config", job: Job, begun: Checkpoint | None) -> Facts:
                 part.write_text(f"{done} {total}")
                 part.replace(job.work / PROGRESS)
 
-        metrics = _loop.run(job, examples, worker, config, maker(config), begun, report)
+        course = _loop.begin(job, examples, worker, config.tokens_per_device, begun)
+        _loop.run(course, config, maker(config), report)
         worker.publish(job, device)
         if worker.rank == 0:
-            _loop.write_metrics(job.out, metrics)
-        return _loop.facts(examples, metrics, begun)
+            _loop.leave(course)
+        return _loop.facts(course, begun)
     finally:
         torch.distributed.destroy_process_group()
 
@@ -103,27 +104,20 @@ class Rank:
         import torch
         from transformers.integrations import HfDeepSpeedConfig
 
-        from trainers import _forward, _schedule
+        from trainers import _forward, _live, _schedule
 
         self.rank, self.ranks, self.device = torch.distributed.get_rank(), torch.distributed.get_world_size(), device
         chosen = settings(config, job)
+        dtype = "bfloat16" if config.bf16 else "float32"
+        reference = _live.reference_of(job, dtype, device)  # before anything divides what is loaded
         # While this lives, transformers divides the weights among ranks as it loads them (stage 3).
         self._partition_on_load = HfDeepSpeedConfig(chosen) if config.zero_stage == 3 else None
-        model = _forward.read(job.model, "bfloat16" if config.bf16 else "float32")
+        model = _forward.read(job.model, dtype)
         if config.gradient_checkpointing:
             _forward.checkpoint_activations(model)
 
-        class Forward(torch.nn.Module):
-            """DeepSpeed prepares what goes through its module's `forward`, so the whole pass has to."""
-
-            def __init__(self) -> None:
-                super().__init__()
-                self.model = model
-
-            def forward(self, laid: "Layout") -> "Tensor":
-                return _forward.response_logps(self.model, laid)
-
-        module = Forward().train(model.training)
+        # DeepSpeed prepares what goes through its module's `forward`, so the whole pass has to.
+        module = _live.Live(model, job, reference).to(dtype=next(model.parameters()).dtype).train(model.training)
         named = [(name, parameter) for name, parameter in module.named_parameters() if parameter.requires_grad]
         self._engine, *_ = deepspeed.initialize(model=module, optimizer=_schedule.optimizer(named, job.optimisation), config=chosen)
         self._model, self._stage = model, config.zero_stage
@@ -134,7 +128,7 @@ class Rank:
 
         _forward.check(self._model)
 
-    def forward(self, laid: "Layout") -> "Tensor":
+    def forward(self, laid: "Layout") -> "dict[str, Tensor]":
         return self._engine(laid)
 
     def backward(self, loss: "Tensor", last: bool) -> None:

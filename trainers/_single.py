@@ -2,14 +2,14 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from pipeline.artifact import Facts
-from trainers import Job, _checkpoint, _data, _folder, _forward, _loop, _schedule
+from trainers import Job, _checkpoint, _data, _folder, _forward, _live, _loop, _optimizer, _schedule
 from trainers._batches import Layout
 
 if TYPE_CHECKING:
@@ -24,11 +24,14 @@ def train(config: "Config", job: Job, report: Callable[[int, int], None]) -> Fac
     model = _forward.load(job.model, config.dtype, config.device)
     if config.gradient_checkpointing:
         _forward.checkpoint_activations(model)
-    worker = Single(model, job, config.device)
-    metrics = _loop.run(job, examples, worker, config, maker, begun, report)
+    worker = Single(_live.Live(model, job, _live.reference_of(job, config.dtype, config.device)), job, config.device)
+    course = _loop.begin(job, examples, worker, config.tokens_per_device, begun)
+    _loop.run(course, config, maker, report)
     _folder.write(model, job.model, job.out, config.device)
-    _loop.write_metrics(job.out, metrics)
-    return _loop.facts(examples, metrics, begun)
+    _loop.leave(course)
+    if job.keep_optimizer:
+        worker.leave_optimizer(job.out)
+    return _loop.facts(course, begun)
 
 
 class Single:
@@ -36,10 +39,10 @@ class Single:
 
     rank, ranks = 0, 1
 
-    def __init__(self, model: Any, job: Job, device: str) -> None:
+    def __init__(self, live: _live.Live, job: Job, device: str) -> None:
         self.device = device
-        self._model = model
-        self._named: list[tuple[str, Tensor]] = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+        self._live = live.to(device)
+        self._named: list[tuple[str, Tensor]] = [(name, p) for name, p in live.named_parameters() if p.requires_grad]
         self._parameters = [p for _, p in self._named]
         self._apart = self._parameters[0].dtype not in (torch.float32, torch.float64)
         masters = [p.detach().float() for p in self._parameters] if self._apart else self._parameters
@@ -48,9 +51,12 @@ class Single:
         faster = {"fused": True} if job.optimisation.optim == "adamw" else {}
         self._optimizer = _schedule.optimizer(named, job.optimisation, **faster)
         self._max_norm = job.optimisation.max_grad_norm
+        if job.optimizer is not None:
+            names = [name for name, _ in named]
+            _optimizer.load(self._optimizer, names, masters, job.optimizer)
 
-    def forward(self, laid: Layout) -> Tensor:
-        return _forward.response_logps(self._model, laid)
+    def forward(self, laid: Layout) -> dict[str, Tensor]:
+        return self._live(laid)
 
     def backward(self, loss: Tensor, last: bool) -> None:
         loss.backward()
@@ -76,6 +82,10 @@ class Single:
 
     def total(self, values: Tensor) -> list[float]:
         return values.tolist()
+
+    def leave_optimizer(self, out: Path) -> None:
+        """Write the optimizer's state beside the model."""
+        _optimizer.save(self._optimizer, [name for name, _ in self._named], self._masters, out)
 
     def save(self, folder: Path) -> None:
         named = zip(self._named, self._masters, strict=True)

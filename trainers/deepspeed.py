@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field
 
 from pipeline.artifact import Facts
+from pipeline.errors import Refusal
 from pipeline.plugin import Settings
 from pipeline.tools import Placement
 from trainers import Job
@@ -63,6 +64,11 @@ def train(config: Config, job: Job, tools: "Tools | Any") -> Facts:
     from trainers import _checkpoint, _ranks
 
     # Refusals that need no rank come before any is started.
+    if job.optimizer is not None or job.keep_optimizer:
+        raise Refusal(
+            "trainer: deepspeed divides its optimizer's state among ranks and neither leaves it nor takes it up; "
+            "use the torch trainer for this node (`overrides` in the profile), or leave `optimizer` and `keep_optimizer` out"
+        )
     begun = _checkpoint.newest(job.work, _ranks.maker(config))
     with _progress(job.work, tools):
         facts = tools.gang(_ranks.train, config, job, begun, placement=placement(config))

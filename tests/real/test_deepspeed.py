@@ -20,7 +20,7 @@ from pipeline.executors.inline import InlinePool
 from pipeline.tools import Tools
 from tests.core import profile
 from tests.models import tiny_llama
-from tests.test_training import pairs_job
+from tests.training_jobs import pairs_job
 from trainers import Job, _forward, _loop
 
 pytestmark = pytest.mark.real
@@ -66,6 +66,19 @@ def test_every_zero_stage_trains_as_one_process_does(tmp_path: Path, model: Path
     stored = _canary.read(made.out)
     assert stored is not None
     assert _canary.difference(stored[1], _canary.measure(_forward.load(made.out, "float32", "cpu"), stored[0])) < 1e-4
+
+
+@pytest.mark.parametrize(("stage", "objective"), [(2, "kto"), (3, {"kind": "sparsepo", "masks": "independent"})])
+def test_other_kinds_of_objectives_train_as_in_one_process(tmp_path: Path, model: Path, stage: int, objective: Any) -> None:
+    """Coupled over the step; with a reference that is asked in every step, and masks learned beside the policy."""
+    both = [pairs_job(tmp_path / name, model, objective, count=9, batch_size=4) for name in ("alone", "ranks")]
+    _, expected = train(both[0], kind="torch", threads=1)
+    _, metrics = train(both[1], kind="deepspeed", ranks=2, zero_stage=stage, tokens_per_device=150)
+    assert len(metrics) == len(expected) >= 3
+    for ours, theirs in zip(metrics, expected, strict=True):
+        for each in (ours, theirs):
+            each.pop("accuracy", None)  # of margins that are 0 but for noise
+        assert ours == pytest.approx(theirs, rel=1e-4, abs=1e-5)
 
 
 def test_rmsprop_gradient_checkpointing_bf16_and_offload_run(tmp_path: Path, model: Path) -> None:
