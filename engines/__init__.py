@@ -7,7 +7,11 @@ an adopted endpoint instead of a folder of weights `ENDPOINTS = True`, and
     placement(config) -> pipeline.tools.Placement      # processes, and GPUs and CPU cores of each
 
 `open` loads the Hugging Face folder `model`, checks the canary where the folder has one, and frees
-everything when its block ends.
+everything when its block ends. An engine that can sample from a geometric mixture of two models also has
+
+    open_mixture(config, model: Path, other: Path, weight: float, *, seed: int) -> ContextManager[Engine]
+
+whose log-probabilities are the mixture's.
 """
 
 from collections.abc import Sequence
@@ -80,6 +84,8 @@ class RequestRefused(Refusal):
     """An endpoint will not, or does not, answer one request; `index` is its place among those asked."""
 
     index: int = -1
+    final: bool = False
+    """Whether it is this prompt that the endpoint will not answer, by its content or length, however often it is asked."""
 
 
 class Engine(Protocol):

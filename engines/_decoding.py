@@ -104,7 +104,7 @@ def _prefill(model: Any, prompts: Sequence[tuple[int, ...]]) -> "tuple[Tensor, A
 
     distinct = {prompt: at for at, prompt in enumerate(dict.fromkeys(prompts))}
     ids_PL, mask_PL = pad_left(list(distinct), next(model.parameters()).device)
-    cache = DynamicCache(config=model.config)
+    cache = model.new_cache() if hasattr(model, "new_cache") else DynamicCache(config=model.config)
     position_PL = (mask_PL.cumsum(dim=1) - 1).clamp(min=0)
     out = model(input_ids=ids_PL, attention_mask=mask_PL, position_ids=position_PL, past_key_values=cache, use_cache=True, logits_to_keep=1)
     rows_R = torch.tensor([distinct[prompt] for prompt in prompts], device=ids_PL.device)

@@ -4,6 +4,8 @@ transformers fills weights that a checkpoint lacks with random numbers and goes 
 and trainers both load through this page.
 """
 
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,27 +17,20 @@ def causal_lm(folder: Path, dtype: str) -> Any:
     import torch
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
-    from transformers.utils import logging
 
-    shown, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
-    logging.disable_progress_bar()  # the run has a progress bar of its own
-    logging.set_verbosity_error()  # what its report would say is refused below
     try:
-        model, info = AutoModelForCausalLM.from_pretrained(
-            folder,
-            dtype=getattr(torch, dtype),
-            local_files_only=True,
-            trust_remote_code=False,
-            use_safetensors=True,
-            ignore_mismatched_sizes=True,
-            output_loading_info=True,
-        )
+        with quiet():
+            model, info = AutoModelForCausalLM.from_pretrained(
+                folder,
+                dtype=getattr(torch, dtype),
+                local_files_only=True,
+                trust_remote_code=False,
+                use_safetensors=True,
+                ignore_mismatched_sizes=True,
+                output_loading_info=True,
+            )
     except (OSError, ValueError, SafetensorError) as error:
         raise Refusal(f"{folder}: no causal language model can be loaded from it ({error}); check the folder") from error
-    finally:
-        logging.set_verbosity(verbosity)
-        if shown:
-            logging.enable_progress_bar()
     misfits = sorted({*info["missing_keys"], *(each[0] for each in info["mismatched_keys"])})
     if misfits:
         raise Refusal(
@@ -43,6 +38,22 @@ def causal_lm(folder: Path, dtype: str) -> Any:
             "let config.json and the weights be of one model, saved whole"
         )
     return model
+
+
+@contextmanager
+def quiet() -> Generator[None]:
+    """transformers without its progress bar (the run has its own) and its report on weights (what matters in it is refused)."""
+    from transformers.utils import logging
+
+    shown, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if shown:
+            logging.enable_progress_bar()
 
 
 def check_device(device: str) -> None:

@@ -7,12 +7,14 @@ any batch (up to the rounding of float arithmetic).
 import gc
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field
 
 from engines import Completion, Request, Response
+from pipeline.errors import Refusal
 from pipeline.plugin import Settings
 from pipeline.tools import Placement
 
@@ -38,14 +40,14 @@ class Config(Settings):
 
 
 class Transformers:
-    """An open engine over one loaded model."""
+    """An open engine over one loaded model, or over a mixture that is called like one."""
 
-    def __init__(self, config: Config, folder: Path, model: Any, tokenizer: Any) -> None:
+    def __init__(self, config: Config, folder: Path, model: Any, tokenizer: Any, context: int) -> None:
         from engines import _chat
 
         self._config, self._model, self._tokenizer = config, model, tokenizer
         self._stop_ids = _chat.stop_ids(folder, tokenizer)
-        self._context = config.max_model_len or context_of(model.config)
+        self._context = config.max_model_len or context
         self.tokenizer = _chat.fingerprint(tokenizer)
 
     def complete(self, requests: Sequence[Request]) -> list[Completion]:
@@ -102,19 +104,42 @@ def context_of(config: Any) -> int:
 @contextmanager
 def open(config: Config, model: Path, *, seed: int) -> Generator[Transformers, None, None]:
     """Load `model`, check its canary, and free it at the end. `seed` is unused: every request brings its own."""
+    from engines import _chat
+
+    tokenizer = _chat.load_tokenizer(model)
+    with _loaded(config, model) as [only]:
+        yield Transformers(config, model, only, tokenizer, context_of(only.config))
+
+
+@contextmanager
+def open_mixture(config: Config, model: Path, other: Path, weight: float, *, seed: int) -> Generator[Transformers, None, None]:
+    """As `open`, over the geometric mixture of two models of one tokenizer (see engines._mixture)."""
+    from engines import _chat, _mixture
+
+    tokenizer, another = _chat.load_tokenizer(model), _chat.load_tokenizer(other)
+    if _chat.fingerprint(tokenizer) != _chat.fingerprint(another):
+        raise Refusal(f"{model} and {other} have different tokenizers; mix models that come from one")
+    with _loaded(config, model, other) as both:
+        mixed = _mixture.Mixture(both[0], both[1], weight)
+        yield Transformers(config, model, mixed, tokenizer, min(context_of(each.config) for each in both))
+
+
+@contextmanager
+def _loaded(config: Config, *folders: Path) -> Generator[list[Any], None, None]:
+    """The models of these folders, each held to its canary; freed when the block ends."""
     import torch
 
-    from engines import _canary, _chat, _weights
+    from engines import _canary, _weights
 
     _weights.check_device(config.device)
-    tokenizer = _chat.load_tokenizer(model)
     threads = torch.get_num_threads()
     if config.threads:
         torch.set_num_threads(config.threads)
     held: list[Any] = []
     try:
-        held.append(_canary.load(model, lambda: _load(config, model), _drop, _canary.measure, config.dtype))
-        yield Transformers(config, model, held[0], tokenizer)
+        for folder in folders:
+            held.append(_canary.load(folder, partial(_load, config, folder), _drop, _canary.measure, config.dtype))
+        yield list(held)
     finally:
         torch.set_num_threads(threads)
         while held:

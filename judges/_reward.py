@@ -59,7 +59,7 @@ def rewards(
     Batches hold chats of similar length, up to `tokens_per_batch` padded tokens (at least one chat).
     """
     limit = min(max_length or 1 << 30, context_of(loaded.model.config))
-    rows = [_ids(loaded.tokenizer, prompt, response) for prompt, response in chats]
+    rows = [chat_ids(loaded.tokenizer, prompt, response) for prompt, response in chats]
     order = sorted((at for at, ids in enumerate(rows) if len(ids) <= limit), key=lambda at: -len(rows[at]))
     found: list[float | None] = [None] * len(rows)
     at = 0
@@ -71,17 +71,24 @@ def rewards(
     return found
 
 
-def _ids(tokenizer: Any, prompt: Sequence[Message], response: str) -> list[int]:
-    """The chat as the model's template writes it, with at most one BOS. Nobody in it can spell a control token."""
+def chat_ids(tokenizer: Any, prompt: Sequence[Message], response: str | None = None) -> list[int]:
+    """The chat as the model's template writes it, with at most one BOS; of the prompt alone without a response.
+
+    Nobody in it can spell a control token.
+    """
     said = [{"role": m["role"], "content": _plain(tokenizer, m["content"])} for m in prompt]
-    chat = [*said, {"role": "assistant", "content": _plain(tokenizer, response)}]
+    chat = said if response is None else [*said, {"role": "assistant", "content": _plain(tokenizer, response)}]
     ids = list(tokenizer.apply_chat_template(chat, tokenize=True, return_dict=True)["input_ids"])
     bos = tokenizer.bos_token_id
     return ids[1:] if bos is not None and ids[:2] == [bos, bos] else ids
 
 
 def _plain(tokenizer: Any, text: str) -> str:
-    for token in tokenizer.all_special_tokens:
+    known = getattr(tokenizer, "_rematch_controls", None)  # asking the tokenizer takes a while, and chats are many
+    if known is None:
+        added = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
+        known = tokenizer._rematch_controls = sorted(added.union(tokenizer.all_special_tokens), key=lambda token: -len(token))
+    for token in known:
         text = text.replace(token, " ")
     return text
 

@@ -15,7 +15,7 @@ from judges._winrates import wins_aggregated
 from pipeline.plugin import Reads, Settings
 from pipeline.tools import Tools
 
-VERSION = 1
+VERSION = 2
 USES = "forward"
 
 

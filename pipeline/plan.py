@@ -3,6 +3,7 @@
 Everything that is wrong with a recipe is found here, and reported at once.
 """
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -192,21 +193,22 @@ def _raw_references(config: type[Settings], body: dict[str, Any]) -> Iterator[tu
 def _resolve(
     ref: str, marker: Reads, recipe: Recipe, steps: dict[str, Step], broken: set[str], folder: str, round: int | None, reader: str
 ) -> list[str]:
-    """The addresses that a reference names: `x` (this round, else start), `x@prev`, `x@start`, `x@all` (earlier rounds)."""
+    """The addresses that a reference names: `x` (this round, else start), `x@prev`, `x@prev2`, `x@start`, `x@all` (earlier rounds)."""
     name, at, when = ref.partition("@")
     nodes = {**recipe.start, **recipe.round} if round else recipe.start
     if name not in nodes:
         if round is None and name in recipe.round:
             raise ValueError(f"'{ref}' is a node of the rounds, which the start cannot read; read it in a round, or move it to the start")
         raise ValueError(plugin.unknown("node", name, list(nodes)))
-    if at and when not in ("prev", "start", "all"):
-        raise ValueError(f"'{ref}': {plugin.unknown('time', when, ['prev', 'start', 'all'])}")
-    places = {
-        "": [folder, "start"],
-        "start": ["start"],
-        "prev": [f"round-{round - 1:02d}" if round and round > 1 else "start"],
-        "all": [f"round-{r:02d}" for r in range(1, round or 1)],
-    }[when]
+    ago = _rounds_ago(when)
+    if at and not ago and when not in ("start", "all"):
+        raise ValueError(f"'{ref}': {plugin.unknown('time', when, ['prev', 'prev2', 'start', 'all'])}")
+    if when == "all":
+        places = [f"round-{r:02d}" for r in range(1, round or 1)]
+    elif ago:
+        places = [_earlier(round, ago)]
+    else:
+        places = ["start"] if when == "start" else [folder, "start"]
     for place in places:
         if f"{place}/{name}" in broken:
             raise _Follows
@@ -224,17 +226,29 @@ def _resolve(
     return found
 
 
+def _rounds_ago(when: str) -> int:
+    """1 for `prev`, 3 for `prev3`; 0 for anything else."""
+    found = re.fullmatch(r"prev([1-9][0-9]*)?", when)
+    return int(found[1] or 1) if found else 0
+
+
+def _earlier(round: int | None, ago: int) -> str:
+    """The folder of so many rounds ago; before round 1 is the start."""
+    return f"round-{round - ago:02d}" if round and round > ago else "start"
+
+
 def _nothing(ref: str, name: str, when: str, recipe: Recipe, folder: str, round: int | None, reader: str) -> str:
     section = recipe.start if round is None else recipe.round
-    there = f"round-{round - 1:02d}" if when == "prev" and round and round > 1 else folder
+    ago = _rounds_ago(when)
+    there = _earlier(round, ago) if ago else folder
     if name in section and name != reader and when != "start" and _is_absent(section[name], there):
         return f"'{ref}' has no stage in {there}, so it is not there; let {reader} read something else in that round ({{by_round: ...}})"
-    if when == "prev" and round is not None and round > 1 and name in recipe.start:
+    if ago and there != "start" and name in recipe.start:
         return (
-            f"'{ref}' is the '{name}' of the round before, and the round makes none; "
+            f"'{ref}' is the '{name}' of {'the round before' if ago == 1 else f'{ago} rounds before'}, and the round makes none; "
             f"read '{name}@start', or add a node '{name}' to the round"
         )
-    if when in ("prev", "start"):
+    if ago or when == "start":
         return f"'{ref}' is start/{name} here, and the start has no usable node '{name}'; add one, or read '{name}'"
     if name == reader:
         last = "read another node" if round is None else f"write '{ref}@prev' for the one of the round before"

@@ -25,7 +25,7 @@ class Recipe(BaseModel):
     rounds: int = Field(ge=0)
     """How many times `round` is unrolled."""
     start: dict[Name, Node]
-    """Nodes that are built once. In round 1, `x@prev` means the start's `x`."""
+    """Nodes that are built once. In round 1, `x@prev` means the start's `x`; in rounds 1 and 2, `x@prev2` does."""
     round: dict[Name, Node] = {}
     """Nodes that are built in every round, each naming its `stage`; one whose stage is null in a round is not there in it."""
 

@@ -32,3 +32,5 @@ class Pick:
 
     chosen: int
     rejected: int
+    win_rates: tuple[float, float] | None = None
+    """Of (chosen, rejected), where the rule knows better than the means of their rows in the win table."""

@@ -6,7 +6,7 @@ No engine made these texts, so their token ids are null and the trainer tokenise
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -28,6 +28,8 @@ class Config(Settings):
     """At most this many, the first ones of the source; rows with an empty response count."""
     max_prompt_characters: int | None = Field(None, ge=1)
     """Rows with longer prompts, all messages together, are left out and counted; if not given, none is."""
+    empty: Literal["drop", "keep"] = "drop"
+    """Rows with an empty response: `keep` them where every prompt must have one, as beside candidates under one judge."""
 
 
 def estimate(config: Config, inputs: dict[str, int | None], round: int | None) -> dict[str, int | None]:
@@ -48,7 +50,7 @@ def _rows(config: Config, tools: Tools, counts: _adopt_rows.Counts) -> Iterator[
     for identity, record in _adopt_rows.distinct(config.source, tools, config.take, config.max_prompt_characters, counts):
         if record.response is None:
             raise Refusal(f"{tools.address}: source '{config.source.kind}' gives no responses; name their field (`response: ...`)")
-        if not record.response.strip():
+        if config.empty == "drop" and not record.response.strip():
             counts.skip("empty")
             continue
         response = {"text": record.response, "token_ids": None, "logprob": None, "finish_reason": "stop", "source": "demonstration"}

@@ -2,7 +2,7 @@
 
 Each prompt is asked once for `n` samples, with a seed made of the step's seed and the prompt's id, so that neither
 the order of the rows nor the number of workers shows in what comes out. Token ids and their summed untempered
-log-probability travel with the text. Knows no engine by name.
+log-probability (under the mixture, where there is one) travel with the text.
 """
 
 from functools import partial
@@ -13,7 +13,7 @@ import pyarrow as pa
 from blake3 import blake3
 from pydantic import Field, model_validator
 
-from engines import Completion, Request, RequestRefused
+from engines import Completion, Engine, Request, RequestRefused
 from engines._chat import PromptTooLong
 from pipeline.artifact import Artifact, Facts
 from pipeline.errors import Refusal
@@ -42,9 +42,15 @@ class Config(Settings):
     """Longest response; what reaches it is kept, with finish_reason `length`."""
     stop: tuple[str, ...] = ()
     """Texts that end a response; the text is cut before them, the token ids are kept as sampled."""
+    mixture_with: Annotated[str | None, Reads("model")] = None
+    """Sample from the geometric mixture of `model` and this one, token by token (Nash-MD). Takes an engine that holds both."""
+    mixture_weight: float = Field(0.5, ge=0, le=1)
+    """Share of `mixture_with` in the mixture: 0 is `model`, 1 the other; Nash-MD in TRL has 0.5, EGPO's comparison 0.125."""
 
     @model_validator(mode="after")
     def _samples_differ(self) -> "Config":
+        if self.mixture_with is None and "mixture_weight" in self.model_fields_set:
+            raise ValueError("mixture_weight: there is no mixture; name its other model in `mixture_with`, or leave the weight out")
         if self.temperature == 0 and self.n > 1:
             raise ValueError(f"temperature 0 would give the same response n = {self.n} times; set n: 1, or a temperature above 0")
         if "" in self.stop:
@@ -76,11 +82,23 @@ def run(config: Config, inputs: dict[str, tuple[Artifact, ...]], out: Path, tool
     }
 
 
+def _mixture(config: Config, tools: Tools) -> Engine:
+    """The open engine over both models, kept warm as one over a single model is."""
+    engine = tools.profile.engine
+    if not hasattr(engine.module, "open_mixture"):
+        raise Refusal(
+            f"{tools.address}: engine '{engine.kind}' samples from one model alone and cannot mix two; "
+            "set the engine 'transformers' for this node in the profile's overrides, or leave `mixture_with` out"
+        )
+    models = tools.model("model"), tools.model("mixture_with")
+    return tools.warm(engine.module.open_mixture, engine.config, *models, config.mixture_weight, seed=tools.seed)
+
+
 _COUNTS = ("rows", "responses", "tokens", "prompt_tokens", "cached_tokens", "truncated", "empty")
 
 
 def _shard(config: Config, table: pa.Table, tools: Tools) -> tuple[pa.Table, Facts]:
-    engine = tools.engine("model")
+    engine = tools.engine("model") if config.mixture_with is None else _mixture(config, tools)
     ids = table["id"].to_pylist()
     requests = [
         Request(

@@ -35,6 +35,8 @@ class Config(Settings):
     """Which responses of a group make a pair."""
     include_self: bool = True
     """Whether a response's own 0.5 counts in its win rate, as in SPPO's code; without it, rates reach 0 and 1."""
+    labels: bool = True
+    """Whether a pair is labelled with P(chosen beats rejected); without, objectives take it to be 1 (POWER-DL begins there)."""
     min_pairs: Annotated[int, Gate()] = Field(1, ge=1)
     """The step fails if fewer pairs than this are made. A gate: it may be moved without pairing again."""
     near_duplicate: float | None = Field(None, gt=0, le=1)
@@ -106,7 +108,7 @@ def _shard(config: Config, table: pa.Table, tools: Tools) -> tuple[pa.Table, Fac
             picks.extend(picked)
         else:
             dropped[reason or "unpaired"] = dropped.get(reason or "unpaired", 0) + 1
-    rates = [_rates(wins[row], pick, config.include_self) for row, pick in zip(rows, picks, strict=True)]
+    rates = [_rates(wins[row], pick, config) for row, pick in zip(rows, picks, strict=True)]
     made = _pairs(table, responses, spans, rows, picks, rates, tools.round or 0)
     return made, {**_sums(made), "groups": table.num_rows, "paired": len(set(rows)), "dropped": dropped, "filtered": filtered}
 
@@ -136,14 +138,14 @@ def _groups(table: pa.Table, responses: Any, spans: _columns.Spans, wins: Sequen
         yield Judged(texts, finish_reasons, sources, row_scores, row_wins, id, seed)
 
 
-def _rates(wins: Any, pick: Pick, include_self: bool) -> tuple[float | None, float | None, float | None]:
+def _rates(wins: Any, pick: Pick, config: Config) -> tuple[float | None, float | None, float | None]:
     """Win rates of the chosen and the rejected response, and P(chosen beats rejected); None where nobody knows."""
-    label = None if wins is None else wins[pick.chosen][pick.rejected]
+    label = wins[pick.chosen][pick.rejected] if config.labels and wins is not None else None
     if pick.win_rates is not None:
         return *pick.win_rates, label
     if wins is None:
         return None, None, None
-    rates = win_rates(wins, include_self)
+    rates = win_rates(wins, config.include_self)
     return rates[pick.chosen], rates[pick.rejected], label
 
 

@@ -202,6 +202,13 @@ def test_the_columns_of_a_pair(tmp_path):
     assert (facts["mean_chosen_tokens"], facts["mean_score_gap"], facts["mean_label"]) == (3.0, 1.5, 1.0)
 
 
+def test_labels_can_be_left_to_the_objective(tmp_path):
+    pairs = build(tmp_path / "pairs", "pair", {"rule": "best_vs_worst", "labels": False}, {"judged": _judged(tmp_path)})
+    found = rows.read(pairs.path)
+    assert found["label"].to_pylist() == [None, None] and found["chosen_win_rate"].null_count == 0
+    assert pairs.manifest.facts["mean_label"] is None
+
+
 def test_win_rates_without_oneself(tmp_path):
     pairs = build(tmp_path / "pairs", "pair", {"rule": "best_vs_worst", "include_self": False}, {"judged": _judged(tmp_path)})
     found = rows.read(pairs.path)

@@ -27,7 +27,7 @@ ALLOWED = {
     "judges": {"pipeline", "engines"},
     "objectives": {"pipeline"},
     "trainers": {"pipeline", "engines", "objectives"},
-    "rules": {"pipeline"},
+    "rules": {"pipeline", "judges"},
     "sources": {"pipeline", "engines"},
     "metrics": set(),
     "reporters": {"pipeline"},

@@ -8,6 +8,7 @@ import pytest
 
 from judges import Group, _winrates, exact_answer, length, similarity
 from pipeline import plugin
+from tests.gpm_shaped import gpm_shaped
 from tests.models import tiny_reward
 from tests.pairrm_shaped import pairrm_shaped
 from tests.steps import folder, tools
@@ -31,7 +32,7 @@ SETTINGS = {
     "anchor": {"judge": {"kind": "length"}, "meta": "answer"},
     "ensemble": {"judges": ["length", "similarity", "exact_answer"], "min_judges": 1},
 }
-INTRANSITIVE = {"pairrm", "pairwise", "ensemble"}
+INTRANSITIVE = {"pairrm", "pairwise", "ensemble", "gpm"}
 """Their scores and win tables come about in different ways, and may order two responses differently."""
 
 
@@ -41,7 +42,7 @@ def _verdicts(kind: str, groups: list[Group], path):
     needs_model = [name for name in ("model",) if name in module.Config.model_fields]
     if needs_model and module.USES == "forward" and importlib.util.find_spec("torch") is None:
         pytest.skip("needs torch")
-    make = {"pairrm": pairrm_shaped, "reward_model": tiny_reward}.get(kind, _nothing)
+    make = {"pairrm": pairrm_shaped, "reward_model": tiny_reward, "gpm": gpm_shaped}.get(kind, _nothing)
     inputs = {f"judge.{name}": (folder(make(path / name)),) for name in needs_model}
     settings = {**SETTINGS.get(kind, {}), **{name: name for name in needs_model}}
     given = tools(path / "judged", inputs=inputs, engine="tests.plugins.grader")

@@ -104,7 +104,7 @@ PLANNED: dict[str, Row] = {
         "round-01/pairs: judged: no node 'judgd'; did you mean 'judged'?", ("round.pairs.judged=judgd",), built=1
     ),
     "unknown time": Row(
-        "round-01/pairs: judged: 'judged@last': no time 'last'; known: all, prev, start", ("round.pairs.judged=judged@last",),
+        "round-01/pairs: judged: 'judged@last': no time 'last'; known: all, prev, prev2, start", ("round.pairs.judged=judged@last",),
     ),
     "cycle": Row(
         "round-01/candidates: prompts: 'again' closes a cycle: again reads candidates; write 'again@prev' in one of them",
@@ -200,7 +200,7 @@ PLANNED: dict[str, Row] = {
     # What is typed.
     "unknown recipe": Row("no recipe 'dmo'; did you mean 'demo'? Or give the path of a YAML file.", command="run dmo", mends=None),
     "unknown recipe file": Row(
-        "/tyni.yaml: there is no such file; give the path of a YAML file, or one of: demo, .*/", command="run tyni.yaml", mends=None
+        "/tyni.yaml: there is no such file; give the path of a YAML file, or one of: .*demo, .*/", command="run tyni.yaml", mends=None
     ),
     "unknown profile": Row(
         "no profile 'lapto'; did you mean 'laptop'? Or give the path of a YAML file.", command="run tiny.yaml -p lapto", mends=None
