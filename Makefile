@@ -49,11 +49,12 @@ check: $(VENV)/.dev    ## lint, types, and generated docs up to date
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
 bench: $(VENV)/.real   ## every figure that the docs quote (GSM8K=path/to/train.jsonl adds that one)
-	for name in scale pairrm training kill; do $(BIN)/python benchmarks/$$name.py || exit 1; done
-	$(if $(GSM8K),$(BIN)/python benchmarks/gsm8k.py $(GSM8K))
+	for name in scale pairrm training kill games temporal; do $(BIN)/python -m benchmarks.$$name || exit 1; done
+	$(if $(GSM8K),$(BIN)/python -m benchmarks.gsm8k $(GSM8K))
 
-docs: setup      ## regenerate docs/recipe-reference.md
+docs: setup      ## regenerate docs/recipe-reference.md and the table in docs/objectives.md
 	$(BIN)/rematch schema --markdown > docs/recipe-reference.md
+	$(BIN)/python -m benchmarks.catalogue
 
 clean:           ## remove .venv (never runs/)
 	rm -rf $(VENV)

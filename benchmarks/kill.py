@@ -1,6 +1,6 @@
 """Kill the whole process tree of a run at random moments, run the same command again, and compare every digest.
 
-Run: python benchmarks/kill.py [--recipe demo] [--kills 20] [--seed 0] [--set a.b=c ...]
+Run: python -m benchmarks.kill [--recipe demo] [--kills 20] [--seed 0] [--set a.b=c ...]
 """
 
 import argparse

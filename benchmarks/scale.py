@@ -1,7 +1,7 @@
 """Rows per second, peak memory and orchestration tax of generate, judge and pair at 50,000 and 200,000 prompts.
 
 Scripted responses, five a prompt, so that what is measured is the pipeline and not a model. Each size runs in a
-process of its own, whose peak memory the kernel reports. Run: python benchmarks/scale.py [--prompts N ...]
+process of its own, whose peak memory the kernel reports. Run: python -m benchmarks.scale [--prompts N ...]
 """
 
 import argparse

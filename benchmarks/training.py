@@ -3,7 +3,7 @@
 A byte-level Llama of 6 layers and width 256, prompts of 100 to 400 bytes, responses of 30 to 300, batch 8, float32,
 reference log-probabilities computed before. Seconds of ours are those of the whole step: loading, tokenising,
 training, saving. TRL's are those of `train()` alone, with and without its pass over the reference.
-Needs trl (`make bench` installs it). Run: python benchmarks/training.py [--pairs 128]
+Needs trl (`make bench` installs it). Run: python -m benchmarks.training [--pairs 128]
 """
 
 import argparse
