@@ -20,7 +20,7 @@ An objective whose losses depend on each other over the whole step (KTO's baseli
 and finds what was gathered over all ranks and micro-batches in `batch.whole` (with its own units at
 `batch.whole_at_U`), and the numbers, updated with it, in `batch.state`, which begins as `STATE`.
 
-Shapes: N responses, T tokens, P pairs, U units, H policies of the past, G groups.
+Shapes: N responses, T tokens, P pairs, U units, E extra responses of a unit, H policies of the past, G groups, K degrees.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ WANTS = {
     "log_sum_sq": "log of the sum of squared probabilities at each token",
     "masks": "weights of tokens in reward and in KL",
     "phrases": "which phrase each token belongs to",
-    "degrees": "a guess, for each response, of how much was deleted from it",
+    "degrees": "a guess, for each extra response, of how much was deleted from it",
 }
 """What an objective may need, in words."""
 
@@ -104,10 +104,10 @@ class Batch:
     """Weight of each token's KL, likewise."""
     phrase_NT: Tensor | None = None
     """0 for tokens that both responses of a pair share, k >= 1 for those of its k-th phrase, if NEEDS has "phrases"."""
-    degree_logits_UK: Tensor | None = None
-    """What the head made of the last state of each unit's extra response, if NEEDS has "degrees"."""
-    degree_U: Tensor | None = None
-    """Which of the K degrees is the right one."""
+    degree_logits_EUK: Tensor | None = None
+    """What a head made of the last state of each unit's extra responses, one head for each of the E, if NEEDS has "degrees"."""
+    degree_EU: Tensor | None = None
+    """Which of the K degrees (the module's `degrees(config)`) is the right one."""
     whole: Mapping[str, Tensor] = field(default_factory=dict[str, "Tensor"])
     """What `gather` returned, over all units of the step, in one order for all."""
     whole_at_U: Tensor | None = None

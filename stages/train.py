@@ -96,8 +96,6 @@ def _lacks(config: Config) -> Any:
         if needed and not getattr(config, field):
             how = f"add a node {node} and name it here" if node.startswith("{") else f"name a node of models, {node}"
             yield f"{field}: objective '{kind}' needs {what}; {how}"
-    if "degrees" in objectives.needs(config.objective):
-        yield f"objective: '{kind}' reads degrees of deletion, which no trainer computes; it can be used as a function alone"
     extras = getattr(config.objective.module, "EXTRAS", 0)
     if extras and config.extra and len(config.extra) != extras:
         yield f"extra: objective '{kind}' reads {extras} nodes of extra responses, not {len(config.extra)}; name {extras}"

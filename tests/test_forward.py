@@ -97,7 +97,8 @@ def test_distributions_of_tokens_are_those_of_the_logits(tmp_path: Path) -> None
     policy, reference = (_forward.load(tiny_llama(tmp_path / str(seed), seed=seed), "float64", "cpu") for seed in (0, 1))
     laid = _batches.layout(np.arange(3, 24), np.asarray([0, 9]), np.asarray([4, 2]), np.asarray([5, 10]), "cpu")
     wanted = frozenset({"token_kl", "log_sum_sq"})
-    found = _forward.seen(policy, laid, wanted, _forward.states(reference, laid), reference)
+    theirs_RH = _forward.hidden(reference, laid)[laid.at_R]
+    found = _forward.seen(policy, laid, _forward.hidden(policy, laid), wanted, theirs_RH, reference)
     logps, theirs = (torch.log_softmax(model(laid.ids_NS).logits.flatten(0, 1)[laid.at_R], -1) for model in (policy, reference))
     inside = laid.mask_NT
     assert torch.allclose(found["logps"][inside], logps.gather(1, laid.target_R[:, None])[:, 0])

@@ -84,8 +84,8 @@ def full(seed: int = 0, weights: list[float] | None = None, dtype: torch.dtype =
         reward_mask_NT=(some(2 * COUNT, TOKENS) * mask_NT).requires_grad_(),
         kl_mask_NT=(some(2 * COUNT, TOKENS) * mask_NT).requires_grad_(),
         phrase_NT=torch.randint(0, 3, (2 * COUNT, TOKENS), generator=draw),
-        degree_logits_UK=some(COUNT, 4).requires_grad_(),
-        degree_U=torch.randint(0, 4, (COUNT,), generator=draw),
+        degree_logits_EUK=some(2, COUNT, 4).requires_grad_(),
+        degree_EU=torch.randint(0, 4, (2, COUNT), generator=draw),
     )
 
 
@@ -289,11 +289,11 @@ def test_revisions_start_at_a_quarter_each() -> None:
 def test_degrees_are_learned_beside_the_pairs() -> None:
     batch = full()
     found = spo_degree.loss(spo_degree.Config(weight=0.5), batch)
-    (head,) = torch.autograd.grad(found.per_unit.sum(), batch.degree_logits_UK)
-    right = torch.nn.functional.one_hot(batch.degree_U, 4).bool()
+    (head,) = torch.autograd.grad(found.per_unit.sum(), batch.degree_logits_EUK)
+    right = torch.nn.functional.one_hot(batch.degree_EU, 4).bool()
     assert (head[right] < 0).all() and (head[~right] > 0).all()
-    flat = replace(batch, degree_logits_UK=torch.zeros(COUNT, 4, dtype=torch.float64))
-    even = torch.full((COUNT,), 0.1 * math.log(4), dtype=torch.float64)
+    flat = replace(batch, degree_logits_EUK=torch.zeros(2, COUNT, 4, dtype=torch.float64))
+    even = torch.full((COUNT,), 0.1 * 2 * math.log(4), dtype=torch.float64)
     assert torch.allclose(spo_degree.loss(spo_degree.Config(), flat).terms["degree"], even)
 
 

@@ -28,6 +28,7 @@ CASES: dict[str, Any] = {
     "kto": "kto",
     "power_dl": "power_dl",
     "wpo": "wpo",
+    "spo_degree": "spo_degree",
     "rrpo": "rrpo",
     "mapo": "mapo",
     "sparsepo": "sparsepo",

@@ -90,8 +90,9 @@ def job(
 
 
 def _extra_row(row: dict[str, Any], e: int) -> dict[str, Any]:
-    text = f"maybe {e} {row['id'][-2:]}"
-    return {"id": row.get("prompt_id", row["id"]), "prompt": row["prompt"], "responses": [{"text": text}]}
+    number, id = row["id"][-2:], row.get("prompt_id", row["id"])
+    text = f"maybe {e} {number}"
+    return {"id": id, "prompt": row["prompt"], "responses": [{"text": text}], "meta": {"degree": int(number) % 4}}
 
 
 def pairs_job(folder: Path, model: Path, objective: Any = "dpo", count: int = 20, **settings: Any) -> Job:

@@ -153,7 +153,11 @@ def objective_batch(examples: Examples, micro: Micro, labels_U: np.ndarray, seen
         for rows in (slice(n + e * u, n + (e + 1) * u) for e in range(micro.extra_UE.shape[1]))
     )
     phrases = None if examples.phrases_R is None else torch.from_numpy(spread(examples.phrases_R)[:n]).to(device)
-    features = {f"{name}_NT": value[:n] for name, value in seen.items() if name != "logps"}
+    features = {f"{name}_NT": value[:n] for name, value in seen.items() if name not in ("logps", "degree_logits")}
+    if "degree_logits" in seen:
+        guessed_ENK = seen["degree_logits"].transpose(0, 1)
+        features["degree_logits_EUK"] = torch.stack([each[n + e * u : n + (e + 1) * u] for e, each in enumerate(guessed_ENK)])
+        features["degree_EU"] = torch.from_numpy(examples.degrees_N[micro.extra_UE.T]).to(device)
     return Batch(
         logps_NT=logps_NT[:n],
         mask_NT=laid.mask_NT[:n],

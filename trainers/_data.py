@@ -4,6 +4,7 @@ Knows tables; knows no model. What a row becomes depends on what the objective n
 each response, the chosen response alone, or all responses of the row as one unit.
 """
 
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
@@ -31,7 +32,8 @@ def read(job: Job) -> Examples:
     _fits(job, needs)
     tokenizer = _chat.load_tokenizer(job.model)
     known = [_logps(path, job.rows, what) for path, what in _policies(job)]
-    extras = [_extra(beside, tokenizer) for beside in job.extra]
+    degrees = job.objective.module.degrees(job.objective.config) if "degrees" in needs else None
+    extras = [_extra(beside, tokenizer, degrees) for beside in job.extra]
     kind = "pairs" if job.table == "pairs" else "candidates"
     before = {} if job.labels is None else _labels.read(job.labels)
     least = 2 if needs & {"pairs", "groups"} else 1
@@ -89,15 +91,26 @@ def _logps(path: Path | None, of: Path, what: str) -> Logps | None:
     return [found[place[id]] for id in mine]
 
 
-def _extra(beside: Beside, tokenizer: Any) -> dict[str, tuple[Ids, Side]]:
+def _extra(beside: Beside, tokenizer: Any, degrees: int | None) -> dict[str, tuple[Ids, Side]]:
     """The first response of each row, by the row's id."""
     table = rows.read(beside.rows)
     logps = _logps(beside.reference, beside.rows, "extra_reference")
     found: dict[str, tuple[Ids, Side]] = {}
     for i, (id, row) in enumerate(zip(table["id"].to_pylist(), token_rows(table, "candidates", tokenizer), strict=True)):
         if row.responses:
-            found[id] = row.prompt, Side(row.responses[0], () if logps is None else (logps[i][0],))
+            degree = 0 if degrees is None else _degree(table["meta"][i].as_py(), id, degrees)
+            found[id] = row.prompt, Side(row.responses[0], () if logps is None else (logps[i][0],), degree=degree)
     return found
+
+
+def _degree(meta: str | None, id: str, degrees: int) -> int:
+    degree = json.loads(meta or "{}").get("degree")
+    if not isinstance(degree, int) or not 0 <= degree < degrees:
+        raise Refusal(
+            f"extra: row {id!r} has degree {degree!r}, and the objective tells {degrees} of them apart, from 0; "
+            "name nodes of the stage `delete_phrases`, with as many degrees"
+        )
+    return degree
 
 
 def _beside(extras: Sequence[dict[str, tuple[Ids, Side]]], about: "_About", i: int) -> tuple[tuple[Ids, Side], ...]:

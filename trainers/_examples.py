@@ -35,6 +35,8 @@ class Examples:
     scores_N: np.ndarray | None
     desirable_N: np.ndarray | None
     phrases_R: np.ndarray | None
+    degrees_N: np.ndarray
+    """How much was deleted from a response; 0 where nothing was."""
     units_UW: np.ndarray
     """Indices of responses: chosen and rejected, or one alone, or a group filled up with NOBODY."""
     extras_UE: np.ndarray
@@ -64,6 +66,7 @@ class Side:
     score: float = np.nan
     desirable: bool = True
     phrases: np.ndarray | None = None
+    degree: int = 0
 
 
 @dataclass(frozen=True)
@@ -164,6 +167,7 @@ class Gathered:
             scores_N=self._numbers("score"),
             desirable_N=np.asarray([side.desirable for side in self.sides]),
             phrases_R=self._phrases(),
+            degrees_N=np.asarray([side.degree for side in self.sides], np.int64),
             units_UW=_filled(self.units),
             extras_UE=np.asarray(self.extras, np.int64),
             groups_U=np.asarray(self.groups, np.int64),

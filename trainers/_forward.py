@@ -27,26 +27,30 @@ AGREE = {torch.float64: 1e-6, torch.float32: 1e-3, torch.bfloat16: 0.25, torch.f
 
 def response_logps(model: Any, laid: Layout) -> Tensor:
     """log pi(token | before) of the response tokens (N, T), 0 where masked, float32 or better; carries the gradient."""
-    return seen(model, laid)["logps"]
+    return seen(model, laid, hidden(model, laid))["logps"]
 
 
 def seen(
-    model: Any, laid: Layout, wanted: frozenset[str] = frozenset(), ref_states_RH: Tensor | None = None, reference: Any = None
+    model: Any,
+    laid: Layout,
+    hidden_SH: Tensor,
+    wanted: frozenset[str] = frozenset(),
+    ref_states_RH: Tensor | None = None,
+    reference: Any = None,
 ) -> dict[str, Tensor]:
     """`logps` of response tokens, and with them what is `wanted` of their distributions, (N, T) each, 0 where masked.
 
     "log_sum_sq" is log sum_v pi(v)^2; "token_kl" is KL(reference || policy), for which `reference` and its states at the
     same places are read. All carry the gradient.
     """
-    picked_RH = states(model, laid)
+    picked_RH = hidden_SH.index_select(0, laid.at_R)
     columns = _distributions(model, picked_RH, laid.target_R, wanted, ref_states_RH, reference)
     return {name: in_place(laid, value_R) for name, value_R in zip(("logps", *sorted(wanted)), columns, strict=True)}
 
 
-def states(model: Any, laid: Layout) -> Tensor:
-    """The last layer's states that predict the response tokens (R, H)."""
-    hidden_NSH = model.get_decoder()(input_ids=laid.ids_NS, use_cache=False).last_hidden_state
-    return hidden_NSH.flatten(0, 1).index_select(0, laid.at_R)
+def hidden(model: Any, laid: Layout) -> Tensor:
+    """The last layer's states of all sequences, end to end (N * S, H)."""
+    return model.get_decoder()(input_ids=laid.ids_NS, use_cache=False).last_hidden_state.flatten(0, 1)
 
 
 def in_place(laid: Layout, value_R: Tensor) -> Tensor:

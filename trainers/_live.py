@@ -2,7 +2,8 @@
 
 The reference is a plain frozen model, whole on every rank; it costs a forward in every step and its memory, which is why
 log-probabilities alone come from a `logprobs` node instead.
-Legend: N responses, T response tokens, R response tokens in all, H hidden size, L layers.
+Legend: N responses, T response tokens, R response tokens in all, H hidden size, L layers, E extra
+responses of a unit, K degrees.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -29,27 +30,45 @@ class Live(torch.nn.Module):
         self.model = model
         self._wanted = needs & DISTRIBUTIONS
         self._reference = (reference,)  # in a tuple, so that it is no part of this module: nobody trains, divides or saves it
-        self._masks = job.objective.module.masks(job.objective.config) if "masks" in needs else None
+        self._mask_kind = job.objective.module.masks(job.objective.config) if "masks" in needs else None
         self.masks: _masks.Learned | None = None
-        if self._masks in ("common", "independent"):
-            self.masks = _masks.Learned(reference.config.get_text_config(), self._masks == "independent", job.seed)
+        if self._mask_kind in ("common", "independent"):
+            self.masks = _masks.Learned(reference.config.get_text_config(), self._mask_kind == "independent", job.seed)
+        self.heads = torch.nn.ModuleList()
+        if "degrees" in needs:
+            module, hidden = job.objective.module, int(model.config.get_text_config().hidden_size)
+            for _ in range(module.EXTRAS):  # of zeros: all degrees are equally likely before the first step
+                head = torch.nn.utils.skip_init(torch.nn.Linear, hidden, module.degrees(job.objective.config))
+                self.heads.append(head.requires_grad_())
+                torch.nn.init.zeros_(head.weight)
+                torch.nn.init.zeros_(head.bias)
 
     def forward(self, laid: "Layout") -> dict[str, Tensor]:
         (reference,) = self._reference
+        hidden_SH = _forward.hidden(self.model, laid)
         if reference is None:
-            return _forward.seen(self.model, laid, self._wanted)
+            return _forward.seen(self.model, laid, hidden_SH, self._wanted) | self._degrees(laid, hidden_SH)
         with torch.no_grad():
-            layers_LRH, activations = _masks.look(reference, laid, activations=self._masks == "activations")
-        found = _forward.seen(self.model, laid, self._wanted, layers_LRH[-1], reference)
-        if self._masks is not None:
+            layers_LRH, activations = _masks.look(reference, laid, activations=self._mask_kind == "activations")
+        found = _forward.seen(self.model, laid, hidden_SH, self._wanted, layers_LRH[-1], reference)
+        if self._mask_kind is not None:
             if self.masks is not None:
                 reward_R, kl_R = self.masks(layers_LRH[:-1])
+            elif self._mask_kind == "activations":
+                reward_R = kl_R = _masks.of_activations(activations, laid)
             else:
-                reward_R = kl_R = (
-                    torch.ones_like(layers_LRH[0, :, 0]) if self._masks == "ones" else _masks.of_activations(activations, laid)
-                )
+                reward_R = kl_R = torch.ones_like(layers_LRH[0, :, 0])
             found |= {"reward_mask": _forward.in_place(laid, reward_R), "kl_mask": _forward.in_place(laid, kl_R)}
-        return found
+        return found | self._degrees(laid, hidden_SH)
+
+    def _degrees(self, laid: "Layout", hidden_SH: Tensor) -> dict[str, Tensor]:
+        """What each head makes of the state of each response's last token (N, E, K); of an empty response, of no state."""
+        if not self.heads:
+            return {}
+        rows, width = laid.mask_NT.shape
+        last_N = torch.full((rows,), -1, device=laid.at_R.device).scatter_reduce(0, laid.cell_R // width, laid.at_R, "amax") + 1
+        states_NH = torch.where((last_N > 0)[:, None], hidden_SH[last_N], 0.0).to(self.heads[0].weight.dtype)
+        return {"degree_logits": torch.stack([head(states_NH) for head in self.heads], 1).float()}
 
 
 def reference_of(job: "Job", dtype: str, device: str) -> Any:
