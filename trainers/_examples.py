@@ -97,7 +97,9 @@ class Gathered:
     units: list[tuple[int, ...]] = field(default_factory=list)
     extras: list[tuple[int, ...]] = field(default_factory=list)
     groups: list[int] = field(default_factory=list)
-    kept: list[Unit] = field(default_factory=list)
+    ids: list[str] = field(default_factory=list)
+    labels: list[float] = field(default_factory=list)
+    weights: list[float] = field(default_factory=list)
     prompts: dict[bytes, int] = field(default_factory=dict)
     seen: dict[tuple[int, bytes, float, float, bytes], int] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(("rows", "retokenised", "truncated", "dropped"), 0))
@@ -114,7 +116,9 @@ class Gathered:
         beside = [(prompt, self._cut(unit, prompt, side)) for prompt, side in unit.extras]
         self.extras.append(tuple(self._response(group, prompt, side, once=False) for prompt, side in beside))
         self.groups.append(group)
-        self.kept.append(unit)
+        self.ids.append(unit.id)
+        self.labels.append(unit.label)
+        self.weights.append(unit.weight)
 
     def _cut(self, unit: Unit, prompt: Ids, side: Side) -> Side:
         """The response within the limit; its log-probabilities may have been computed with a smaller cut, never for other tokens."""
@@ -139,7 +143,7 @@ class Gathered:
             self.seen[key] = len(self.sequences)
         self.sequences.append(np.concatenate([prompt, side.ids]))
         self.prompt_lengths.append(len(prompt))
-        self.sides.append(side)
+        self.sides.append(replace(side, ids=side.ids[:0].copy()))  # the tokens are in the sequence: do not keep the table alive
         return len(self.sequences) - 1
 
     def done(self, where: str, policies: int) -> Examples:
@@ -149,7 +153,7 @@ class Gathered:
                 f"rows: nothing to train on: of {self.counts['rows']} rows all were dropped, because no response token is left "
                 f"within max_length {self.limit} ({self.counts['truncated']} responses were cut); raise max_length, or check {where}"
             )
-        weights = np.asarray([unit.weight for unit in self.kept], np.float64)
+        weights = np.asarray(self.weights, np.float64)
         if weights.sum() <= 0:
             raise Refusal(f"rows: the weights of the {len(weights)} units add up to {weights.sum()}; give some of them a weight above 0")
         lengths = np.asarray([len(each) for each in self.sequences], np.int64)
@@ -162,37 +166,38 @@ class Gathered:
             prompt_lengths_N=prompts,
             response_lengths_N=responses,
             response_starts_N=np.cumsum(responses) - responses,
-            known_LR=self._known(policies),
+            known_LR=self._known(policies, responses.tolist()),
             win_rates_N=self._numbers("win_rate"),
             scores_N=self._numbers("score"),
             desirable_N=np.asarray([side.desirable for side in self.sides]),
-            phrases_R=self._phrases(),
+            phrases_R=self._phrases(responses.tolist()),
             degrees_N=np.asarray([side.degree for side in self.sides], np.int64),
             units_UW=_filled(self.units),
             extras_UE=np.asarray(self.extras, np.int64),
             groups_U=np.asarray(self.groups, np.int64),
-            ids_U=[unit.id for unit in self.kept],
-            labels_U=np.asarray([unit.label for unit in self.kept], np.float64),
+            ids_U=self.ids,
+            labels_U=np.asarray(self.labels, np.float64),
             weights_U=weights,
             facts=facts,
         )
 
-    def _known(self, policies: int) -> np.ndarray:
-        def of(side: Side, i: int) -> np.ndarray:
+    def _known(self, policies: int, lengths: list[int]) -> np.ndarray:
+        def of(side: Side, i: int, length: int) -> np.ndarray:
             logps = side.known[i] if i < len(side.known) else None
-            return np.zeros(len(side.ids), np.float32) if logps is None else logps
+            return np.zeros(length, np.float32) if logps is None else logps
 
-        return np.stack([np.concatenate([of(side, i) for side in self.sides]) for i in range(policies)]).astype(np.float32)
+        both = list(zip(self.sides, lengths, strict=True))
+        return np.stack([np.concatenate([of(side, i, length) for side, length in both]) for i in range(policies)]).astype(np.float32)
 
     def _numbers(self, name: str) -> np.ndarray | None:
         found = np.asarray([getattr(self.sides[i], name) for unit in self.units for i in unit], np.float64)
         return None if np.isnan(found).any() else np.asarray([getattr(side, name) for side in self.sides], np.float64)
 
-    def _phrases(self) -> np.ndarray | None:
-        if any(side.phrases is None for unit in self.units for side in (self.sides[i] for i in unit)):
+    def _phrases(self, lengths: list[int]) -> np.ndarray | None:
+        if any(self.sides[i].phrases is None for unit in self.units for i in unit):
             return None
-        nothing = [np.zeros(len(side.ids), np.int64) if side.phrases is None else side.phrases for side in self.sides]
-        return np.concatenate(nothing)
+        both = zip(self.sides, lengths, strict=True)
+        return np.concatenate([np.zeros(length, np.int64) if side.phrases is None else side.phrases for side, length in both])
 
 
 def _filled(units: list[tuple[int, ...]]) -> np.ndarray:
