@@ -1,7 +1,7 @@
-"""Loads the causal language model of a Hugging Face folder whole, or says why not.
+"""Loads the model of a Hugging Face folder whole, or says why not.
 
-transformers fills weights that a checkpoint lacks with random numbers and goes on; here that is a refusal. Engines
-and trainers both load through this page.
+transformers fills weights that a checkpoint lacks with random numbers and goes on; here that is a refusal. Engines,
+trainers and judges load through this page.
 """
 
 from collections.abc import Generator
@@ -14,13 +14,19 @@ from pipeline.errors import Refusal
 
 def causal_lm(folder: Path, dtype: str) -> Any:
     """The model on the CPU, in `dtype`. Raises Refusal if it cannot be loaded, or if its weights are not all there."""
+    from transformers import AutoModelForCausalLM
+
+    return whole(AutoModelForCausalLM, folder, dtype, "causal language model")
+
+
+def whole(auto: Any, folder: Path, dtype: str, what: str) -> Any:
+    """The model of one of transformers' Auto classes; `what` is what messages call it. Raises Refusal as `causal_lm` does."""
     import torch
     from safetensors import SafetensorError
-    from transformers import AutoModelForCausalLM
 
     try:
         with quiet():
-            model, info = AutoModelForCausalLM.from_pretrained(
+            model, info = auto.from_pretrained(
                 folder,
                 dtype=getattr(torch, dtype),
                 local_files_only=True,
@@ -30,7 +36,7 @@ def causal_lm(folder: Path, dtype: str) -> Any:
                 output_loading_info=True,
             )
     except (OSError, ValueError, SafetensorError) as error:
-        raise Refusal(f"{folder}: no causal language model can be loaded from it ({error}); check the folder") from error
+        raise Refusal(f"{folder}: no {what} can be loaded from it ({error}); check the folder") from error
     misfits = sorted({*info["missing_keys"], *(each[0] for each in info["mismatched_keys"])})
     if misfits:
         raise Refusal(

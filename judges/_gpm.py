@@ -17,9 +17,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from transformers import AutoModel
 
-from engines import Message
+from engines import Message, _weights
 from engines._chat import load_tokenizer
-from engines._weights import quiet
 from engines.transformers import context_of
 from judges._reward import chat_ids
 from pipeline.errors import Refusal
@@ -74,21 +73,7 @@ def opened(folder: Path, *, device: str, dtype: str) -> Generator[Loaded, None, 
         raise Refusal(f"{folder}: its {PROMPT} has {len(heads[PROMPT])} rows for {len(heads[VALUE]) // 2} blocks; name a whole model")
     if tokenizer.eos_token_id is None:
         raise Refusal(f"{folder}: its tokenizer has no eos_token, at which an embedding is read; set one in tokenizer_config.json")
-    try:
-        with quiet():
-            model, info = AutoModel.from_pretrained(
-                folder,
-                dtype=getattr(torch, dtype),
-                local_files_only=True,
-                trust_remote_code=False,
-                use_safetensors=True,
-                output_loading_info=True,
-            )
-    except (OSError, ValueError, SafetensorError) as error:
-        raise Refusal(f"{folder}: no General Preference Model can be loaded from it ({error}); name one in safetensors") from error
-    if info["missing_keys"]:
-        missing = ", ".join(sorted(info["missing_keys"])[:3])
-        raise Refusal(f"{folder}: lacks weights of its model ({missing}); name a model that was saved whole")
+    model = _weights.whole(AutoModel, folder, dtype, "General Preference Model")
     model.to(device).eval()
     heads = {name: weight.float().to(device) for name, weight in heads.items()}
     yield Loaded(model, tokenizer, device, heads[VALUE], heads.get(PROMPT))

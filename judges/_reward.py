@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from transformers import AutoModelForSequenceClassification
 
-from engines import Message
+from engines import Message, _weights
 from engines._chat import load_tokenizer
 from engines.transformers import context_of
 from pipeline.errors import Refusal
@@ -30,21 +29,8 @@ class Loaded:
 def opened(folder: Path, *, device: str, dtype: str) -> Generator[Loaded, None, None]:
     """The reward model of a folder, in evaluation mode. Raises Refusal if it is none, or if weights are missing."""
     tokenizer = load_tokenizer(folder)
-    try:
-        model, info = AutoModelForSequenceClassification.from_pretrained(
-            folder,
-            dtype=getattr(torch, dtype),
-            local_files_only=True,
-            trust_remote_code=False,
-            use_safetensors=True,
-            output_loading_info=True,
-        )
-    except (OSError, ValueError, SafetensorError) as error:
-        raise Refusal(f"{folder}: no reward model can be loaded from it ({error}); name a sequence classifier in safetensors") from error
-    # transformers makes up what a folder lacks: the head of a plain language model would be noise.
-    if info["missing_keys"]:
-        missing = ", ".join(sorted(info["missing_keys"])[:3])
-        raise Refusal(f"{folder}: lacks weights of a reward model ({missing}); name a trained sequence classifier")
+    # The head of a plain language model would be made up, and is refused.
+    model = _weights.whole(AutoModelForSequenceClassification, folder, dtype, "reward model")
     if model.config.num_labels != 1:
         raise Refusal(f"{folder}: has {model.config.num_labels} labels, and a reward is one number; name a model with one label")
     model.to(device).eval()

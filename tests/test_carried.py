@@ -17,13 +17,7 @@ from tests.models import tiny_llama
 from tests.training_jobs import digests, group_row, job, pairs_job
 from trainers import Job, _data, _labels, _masks, _optimizer
 
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Any:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

@@ -15,18 +15,11 @@ from tests.games.measure import averages, distances, gaps, play
 from tests.games.methods import Method
 from tests.games.preferences import Game
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 TAU = 0.1
 GAMES = {game.name: game for game in (preferences.transitive(), preferences.rock_paper_scissors(), preferences.random_skew())}
 every_game = pytest.mark.parametrize("game", GAMES.values(), ids=GAMES)
 without_order = pytest.mark.parametrize("game", [GAMES["cyclic"], GAMES["random"]], ids=["cyclic", "random"])
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 # The yardsticks.

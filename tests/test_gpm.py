@@ -165,7 +165,7 @@ def test_another_model_is_refused(tmp_path):
     weights = load_file(broken / "model.safetensors")
     del weights["model.layers.1.mlp.up_proj.weight"]
     save_file(weights, broken / "model.safetensors", metadata={"format": "pt"})
-    refused(broken, "lacks weights of its model")
+    refused(broken, "are missing or have another shape")
     (broken / "model.safetensors").write_bytes(b"torn")
     refused(broken, "cannot be read as safetensors")
 

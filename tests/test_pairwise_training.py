@@ -5,19 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from tests.models import tiny_llama
 from tests.test_training import train
 from tests.training_jobs import pairs_job
 
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Any:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

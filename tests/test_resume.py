@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import Refusal
-from tests.test_training import model, one_thread, pairs_job, train
+from tests.test_training import model, pairs_job, train
 from tests.training_jobs import digests
 from trainers import _checkpoint
 
-__all__ = ["model", "one_thread"]
+__all__ = ["model"]
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def test_a_checkpoint_is_whole_or_not_there(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from tests.models import tiny_llama
 from tests.training_jobs import Gloo, first_step, group_row, job, pair_row
 from trainers import Job
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 CASES: dict[str, Any] = {
     "dpo": "dpo",
     "sppo": "sppo",
@@ -40,14 +41,6 @@ CASES: dict[str, Any] = {
 GROUPS = ("pro", "grpo", "dapo")
 CLOSE = dict.fromkeys(CASES, 1e-6) | {"sparsepo": 2e-6}
 """Share of the largest gradient; what learned masks add to theirs nearly cancels, and leaves more float32 noise."""
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Any:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -19,13 +19,7 @@ from tests.models import tiny_llama
 from tests.training_jobs import job, pair_row, pairs_job
 from trainers import Job, Optimisation, _batches, _data, _forward, _live, _loop, _schedule, _single, _tokens
 
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Any:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
