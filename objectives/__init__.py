@@ -140,3 +140,13 @@ def unit(objective: Choice) -> str:
     """What its losses are per, with these settings."""
     module = objective.module
     return module.unit(objective.config) if hasattr(module, "unit") else module.UNIT
+
+
+def tables(objective: Choice) -> tuple[str, ...]:
+    """What it can be trained on with these settings."""
+    wanted = needs(objective)
+    if "groups" in wanted:
+        return ("judged",)
+    if wanted & {"pairs", "desirable"}:
+        return ("pairs",)
+    return ("pairs", "judged") if wanted & {"scores", "win_rates"} else ("pairs", "judged", "candidates")

@@ -127,7 +127,9 @@ def _step(
     inputs: dict[str, tuple[str, ...]] = {}
     written = references(config) if config is not None else _raw_references(module.Config, body)
     follows = False
+    narrowed: dict[str, Reads] = module.reads(config) if config is not None and hasattr(module, "reads") else {}
     for slot, marker, names in written:
+        marker = narrowed.get(slot, marker)
         try:
             inputs[slot] = tuple(a for ref in names for a in _resolve(ref, marker, recipe, steps, broken, folder, round, name))
         except ValueError as error:

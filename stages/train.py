@@ -110,6 +110,11 @@ def _has_too_much(config: Config) -> Any:
             yield f"{field}: objective '{config.objective.kind}' reads none; leave the field out"
 
 
+def reads(config: Config) -> dict[str, Reads]:
+    """Rows that the objective can be trained on."""
+    return {"rows": Reads(*objectives.tables(config.objective))}
+
+
 def uses(config: Config) -> str:
     """The profile's trainer."""
     return "trainer"

@@ -11,7 +11,10 @@ from pydantic import ValidationError
 from safetensors.torch import load_file
 
 import trainers.torch as torch_trainer
-from pipeline.errors import Refusal
+from pipeline import recipe
+from pipeline.errors import Problems, Refusal
+from pipeline.plan import plan
+from pipeline.profile import load
 from stages import train as train_stage
 from tests.models import tiny_llama
 from tests.training_jobs import digests, group_row, job, pairs_job
@@ -150,3 +153,10 @@ def test_what_nobody_reads_is_refused() -> None:
     for field in ("history", "extra", "reference_model"):
         with pytest.raises(ValidationError, match=f"{field}: objective 'dpo' reads none; leave the field out"):
             train_stage.Config.model_validate({**body, field: "something"})
+
+
+def test_a_recipe_whose_rows_are_of_another_kind_is_refused_in_the_plan() -> None:
+    body = recipe.read(recipe.find("spo", "recipes"))
+    body["round"]["policy"]["rows"] = "candidates"
+    with pytest.raises(Problems, match=r"round-01/policy: rows: 'candidates' makes candidates, but judged is read here; name another node"):
+        plan(recipe.make(body, "spo"), load(recipe.find("laptop", "profiles")))

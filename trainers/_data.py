@@ -29,7 +29,11 @@ Logps = list[list[np.ndarray]]
 def read(job: Job) -> Examples:
     """The examples of a job. Raises Refusal if the rows lack what the objective needs, or if none is left to train on."""
     needs = objectives.needs(job.objective)
-    _fits(job, needs)
+    tables = objectives.tables(job.objective)
+    if job.table not in tables:
+        raise Refusal(
+            f"rows: objective '{job.objective.kind}' trains on {' or '.join(tables)}; {job.rows} holds {job.table}, name a node of these"
+        )
     tokenizer = _chat.load_tokenizer(job.model)
     known = [_logps(path, job.rows, what) for path, what in _policies(job)]
     degrees = job.objective.module.degrees(job.objective.config) if "degrees" in needs else None
@@ -49,17 +53,6 @@ def read(job: Job) -> Examples:
                 gathered.add(Unit(*unit, _beside(extras, about, i), before.get(about.ids[i], about.labels[i]), about.weights[i]))
         at += table.num_rows
     return gathered.done(str(job.rows), len(known))
-
-
-def _fits(job: Job, needs: frozenset[str]) -> None:
-    """Refuse rows of another kind than the objective trains on."""
-    kind = job.objective.kind
-    for need, table in (("pairs", "pairs"), ("groups", "judged"), ("desirable", "pairs")):
-        if need in needs and job.table != table:
-            what = "judged groups" if table == "judged" else table
-            raise Refusal(f"rows: objective '{kind}' trains on {what}; {job.rows} holds {job.table}, name a node of {what}")
-    if needs & {"scores", "win_rates"} and job.table == "candidates":
-        raise Refusal(f"rows: objective '{kind}' needs what a judge said; {job.rows} holds candidates, name a node that judges them")
 
 
 def _policies(job: Job) -> Iterator[tuple[Path | None, str]]:
