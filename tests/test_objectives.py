@@ -47,6 +47,22 @@ def test_a_vector_that_nobody_explains_fails(tmp_path: Path, monkeypatch: pytest
     assert "0 checked, 1 skipped, 1 failed" in told and "nothing checks unheard_of / v" in told
 
 
+LOSS_TYPES = {"hinge": "hinge", "nca": "nca_pair", "rdpo": "robust", "apo_down": "apo_down", "discopop": "discopop", "aot": "aot"}
+
+
+@pytest.mark.parametrize(("method", "loss_type"), LOSS_TYPES.items())
+def test_a_method_under_another_name_is_told_by_it(method: str, loss_type: str) -> None:
+    """The vectors of a method, named as TRL 0.11 names its losses, are checked by the same numbers."""
+    found = [vector for vector in VECTORS if vector["method"] == method and vector["variant"] != "aot_paired"]
+    assert found
+    for vector in found:
+        renamed = {**vector, "method": f"trl_{loss_type}", "variant": "another"}
+        adapter.check(renamed, "float64")
+        if "expected_grad" in vector:
+            with pytest.raises(AssertionError):
+                adapter.check({**renamed, "expected_grad": _nudged(vector["expected_grad"])}, "float64")
+
+
 def _nudged(value: Any) -> Any:
     if isinstance(value, dict):
         return {name: _nudged(each) for name, each in value.items()}

@@ -136,6 +136,19 @@ def check_bco(vector: Vector, dtype: str) -> None:
     laid.check(inputs, dtype, batch, "bco", beta=params["beta"], shift="running_mean" if "delta" in params else "none")
 
 
+def check_first_bco(vector: Vector, dtype: str) -> None:
+    """The running mean of a first step is the mean of its own rewards."""
+    from dataclasses import replace
+
+    from objectives import bco
+    from tests.golden import laid
+
+    inputs = _inputs(vector, dtype)
+    config, batch = bco.Config(beta=vector["params"]["beta"]), inputs.pairs(POLICY, REFERENCE)
+    state = bco.update(config, bco.STATE, bco.gather(config, batch))
+    laid.check(inputs, dtype, replace(batch, state=state), "bco", beta=config.beta, shift="running_mean")
+
+
 def check_aot(form: str, vector: Vector, dtype: str) -> None:
     from tests.golden import laid
 

@@ -1,6 +1,7 @@
 """Variants that no other file knows by name, told by what their inputs are: an ablation or another setting of a known method."""
 
 from collections.abc import Callable
+from functools import partial
 
 from tests.golden import game_checks, judge_checks, nash_checks, objective_checks, rule_checks
 from tests.golden.compare import Vector
@@ -34,7 +35,22 @@ _SPPO = {"hard": _of("sppo", "beta", form="hard"), "single": _of("sppo", "beta",
 _SPIN = {"hinge": _of("spin", "beta", form="hinge"), "sigmoid": _of("spin", "beta")}
 _BASELINE = {"hinge": _of("hinge", "beta"), "ipo": _of("ipo", "beta", length_average=False), "sigmoid": _of("dpo", "beta")}
 
+_TRL = {
+    "hinge": _of("hinge", "beta"),
+    "nca_pair": _of("nca", "beta"),
+    "robust": _of("rdpo", "beta", "label_smoothing"),
+    "sppo_hard": _of("sppo", "beta", form="hard"),
+    "apo_zero": _of("apo_zero", "beta"),
+    "apo_down": _of("apo_down", "beta"),
+    "discopop": _of("discopop", "beta", tau="=discopop_tau"),
+    "bco_pair": nash_checks.check_first_bco,
+    "aot": partial(nash_checks.check_aot, "unpaired"),
+    "aot_pair": partial(nash_checks.check_aot, "paired"),
+}
+"""What else TRL 0.11's `dpo_loss` computes, by its loss_type; three of them stand in `objective_checks`."""
+
 CHECKS: dict[tuple[str, str], Check] = {
+    **{(f"trl_{kind}", "*"): check for kind, check in _TRL.items()},
     ("INPO", "*"): by_input(
         {"policy_chosen_logps": nash_checks.check_inpo, "pref": rule_checks.check_tournament, "P": game_checks.check_inpo_update}
     ),
