@@ -17,7 +17,7 @@ from pipeline import rows
 from pipeline.errors import Refusal
 from tests.models import tiny_llama
 from tests.training_jobs import job, pair_row, pairs_job
-from trainers import Job, Optimisation, _batches, _data, _forward, _live, _loop, _schedule, _single, _tokens
+from trainers import Job, Optimisation, _batches, _course, _data, _forward, _live, _loop, _schedule, _single, _tokens
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -30,7 +30,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def train(made: Job, **settings: Any) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     tools = SimpleNamespace(address="start/policy", report=lambda address, done, total: None)
     facts = torch_trainer.train(torch_trainer.Config(**{"threads": 1, **settings}), made, tools)
-    return facts, [json.loads(line) for line in (made.out / _loop.METRICS).read_text().splitlines()]
+    return facts, [json.loads(line) for line in (made.out / _course.METRICS).read_text().splitlines()]
 
 
 # The data
@@ -247,7 +247,7 @@ def test_bfloat16_keeps_what_is_too_small_for_it(tmp_path: Path, model: Path) ->
     made = pairs_job(tmp_path, model, {"kind": "dpo", "reference_free": True}, learning_rate=1e-6, num_train_epochs=5)
     loaded = _forward.load(model, "bfloat16", "cpu")
     worker = _single.Single(_live.Live(loaded, made, None), made, "cpu")
-    course = _loop.begin(made, _data.read(made), worker, 10_000, None)
+    course = _course.begin(made, _data.read(made), worker, 10_000, None)
     before = [master.clone() for master in worker._masters]
     for _, units in _loop.step_units(made.optimisation, 20, 7):
         _loop.take_step(course, units, "here", 1e-6, False)

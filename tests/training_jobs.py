@@ -10,7 +10,7 @@ from blake3 import blake3
 import objectives
 from engines import _chat
 from pipeline import plugin, rows
-from trainers import Beside, Job, Optimisation, _batches, _data, _forward, _live, _loop, _score
+from trainers import Beside, Job, Optimisation, _batches, _course, _data, _forward, _live, _loop, _score
 
 WORDS = ("banana", "fig", "cherries", "kiwi", "a", "pomegranate", "plum", "dates", "lime", "melon", "nut", "pear")
 
@@ -155,7 +155,7 @@ def first_step(
         draw = torch.Generator().manual_seed(1)
         for parameter in live.parameters():
             parameter += 0.02 * torch.randn(parameter.shape, generator=draw, dtype=torch.float32).to(parameter.dtype)
-    course = _loop.begin(made, examples, worker(live), tokens, None)
+    course = _course.begin(made, examples, worker(live), tokens, None)
     _, units = next(_loop.step_units(made.optimisation, len(examples.units_UW), made.seed))
     found, _ = _loop.take_step(course, units, "here", 1e-6, False)
     return {name: p.grad for name, p in live.named_parameters() if p.grad is not None}, found

@@ -1,97 +1,28 @@
-"""The loop of every trainer: order, batches, reduction, schedule, metrics, refusals, checkpoints.
+"""The loop of every trainer: order, batches, reduction, schedule, refusals.
 
-A trainer brings a Worker: how to run a forward, how to add up over ranks, how to store its state. What a step
-minimises is the sum of its unit losses over all ranks and micro-batches, divided by their total weight, which
+What a step minimises is the sum of its unit losses over all ranks and micro-batches, divided by their total weight, which
 every rank reads off the data, so that no machine setting changes the result beyond float noise. An objective whose
 losses depend on each other first sees the whole step without gradient (`_whole`).
 """
 
-import json
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 import objectives
-from pipeline.artifact import Facts
 from pipeline.errors import Refusal
-from trainers import Job, Optimisation, _batches, _checkpoint, _labels, _schedule
-from trainers._batches import Layout, Micro
+from trainers import Optimisation, _batches, _course, _schedule
+from trainers._batches import Micro
+from trainers._course import Course, Pace
 from trainers._examples import Examples
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-METRICS = "metrics.jsonl"
-LABELS = "labels.npy"
-
-
-class Worker(Protocol):
-    """One rank of a trainer."""
-
-    rank: int
-    ranks: int
-    device: str
-
-    def forward(self, laid: Layout) -> "dict[str, Tensor]":
-        """What the objective wants to see of response tokens, (N, T) each with gradient: `logps`, and what else it needs."""
-        ...
-
-    def backward(self, loss: "Tensor", last: bool) -> None:
-        """Add the gradient of this rank's share of the step's loss; `last` in the step's last micro-batch."""
-        ...
-
-    def step(self, learning_rate: float) -> float:
-        """Clip, update, forget the gradients; returns the norm before clipping. What is left after one that is not finite is never kept."""
-        ...
-
-    def total(self, values: "Tensor") -> list[float]:
-        """The sum over all ranks."""
-        ...
-
-    def save(self, folder: Path) -> None:
-        """Write all that `load` needs to go on exactly; every rank calls it, and all are done when it returns."""
-        ...
-
-    def load(self, folder: Path) -> None: ...
-
-
-class Pace(Protocol):
-    """The part of a trainer's Config that says how often it saves."""
-
-    tokens_per_device: int
-    checkpoint_steps: int | None
-    checkpoint_every_s: float
-
-
-@dataclass
-class Course:
-    """A training under way: what does not change in it, and what its steps leave to those after them."""
-
-    job: Job
-    examples: Examples
-    worker: Worker
-    tokens: int
-    """Padded tokens of a micro-batch."""
-    labels_U: np.ndarray
-    """The pairs' labels as the objective last set them."""
-    state: dict[str, float]
-    """The objective's numbers."""
-    metrics: list[dict[str, Any]]
-    moves_labels: bool = False
-
-    @property
-    def loss(self) -> Any:
-        return self.job.objective.module
-
-    @property
-    def unit(self) -> str:
-        return objectives.unit(self.job.objective)
 
 
 def step_units(optimisation: Optimisation, units: int, seed: int) -> Iterator[tuple[int, np.ndarray]]:
@@ -100,18 +31,6 @@ def step_units(optimisation: Optimisation, units: int, seed: int) -> Iterator[tu
         order = _batches.permutation(units, seed, epoch)
         for start in range(0, units, optimisation.batch_size):
             yield epoch, order[start : start + optimisation.batch_size]
-
-
-def begin(job: Job, examples: Examples, worker: Worker, tokens: int, begun: _checkpoint.Checkpoint | None) -> Course:
-    """A training at its start, or where `begun` was saved."""
-    state = dict(getattr(job.objective.module, "STATE", {}))
-    course = Course(job, examples, worker, tokens, examples.labels_U.copy(), state, [])
-    if begun:
-        worker.load(begun.folder)
-        course.metrics = list(begun.metrics)
-        course.state = course.metrics[-1].get("state", state)
-        course.labels_U = np.load(begun.folder / LABELS)
-    return course
 
 
 def run(course: Course, pace: Pace, maker: dict[str, Any], report: Callable[[int, int], None]) -> None:
@@ -129,7 +48,7 @@ def run(course: Course, pace: Pace, maker: dict[str, Any], report: Callable[[int
         course.metrics.append({"step": step + 1, "epoch": epoch + 1, "learning_rate": rate, **found})
         report(step + 1, count)
         if step + 1 < count and (overdue or (pace.checkpoint_steps and (step + 1) % pace.checkpoint_steps == 0)):
-            save(course, maker)
+            _course.save(course, maker)
             saved_at = time.monotonic()
 
 
@@ -216,42 +135,3 @@ def _finite(what: str, value: float, where: str, rate: float) -> None:
             f"training: {what} is {value} at {where} (learning rate {rate:.3g}); nothing was kept of this step: lower learning_rate or "
             "max_grad_norm, raise warmup_ratio, or look at the rows and at the model that training starts from"
         )
-
-
-def save(course: Course, maker: dict[str, Any]) -> None:
-    """Write a checkpoint; every rank calls it."""
-    work, worker, step = course.job.work, course.worker, len(course.metrics)
-    part = _checkpoint.begin(work, step) if worker.rank == 0 else work / f".checkpoint-{step:08d}.part"
-    worker.total(torch.zeros(1, device=worker.device))  # nobody writes before the folder is there
-    worker.save(part)
-    if worker.rank == 0:
-        np.save(part / LABELS, course.labels_U)
-        _checkpoint.seal(work, step, maker, course.metrics)
-    worker.total(torch.zeros(1, device=worker.device))
-
-
-def leave(course: Course) -> None:
-    """What stands beside the model: a line of JSON for each step, without times, and the labels if the objective moves them.
-
-    A training has the same digest wherever it was interrupted.
-    """
-    out = course.job.out
-    (out / METRICS).write_text("".join(json.dumps(each) + "\n" for each in course.metrics))
-    if course.moves_labels:
-        _labels.write(out, course.examples.ids_U, course.labels_U)
-
-
-def facts(course: Course, begun: _checkpoint.Checkpoint | None) -> Facts:
-    """What a manifest says of a training: counts, and the first and last step's values."""
-    metrics = course.metrics
-    first, last = metrics[0], metrics[-1]
-    told = [name for name in first if name not in ("step", "epoch", "units", "tokens", "learning_rate", "state")]
-    return {
-        **course.examples.facts,
-        "steps": len(metrics),
-        "tokens": sum(each["tokens"] for each in metrics),
-        "resumed_at_step": begun.step if begun else 0,
-        **{f"{name}_first": first[name] for name in told},
-        **{f"{name}_last": last[name] for name in told},
-        "grad_norm_max": max(each["grad_norm"] for each in metrics),
-    }

@@ -34,7 +34,7 @@ def train(config: "Config", job: Job, begun: Checkpoint | None) -> Facts:
     import deepspeed
     import torch
 
-    from trainers import _data, _loop
+    from trainers import _course, _data, _loop
 
     torch.set_num_threads(max(1, int(config.cpus_per_rank)))
     device = f"cuda:{os.environ['LOCAL_RANK']}" if config.gpus else "cpu"
@@ -52,12 +52,12 @@ def train(config: "Config", job: Job, begun: Checkpoint | None) -> Facts:
                 part.write_text(f"{done} {total}")
                 part.replace(job.work / PROGRESS)
 
-        course = _loop.begin(job, examples, worker, config.tokens_per_device, begun)
+        course = _course.begin(job, examples, worker, config.tokens_per_device, begun)
         _loop.run(course, config, maker(config), report)
         worker.publish(job, device)
         if worker.rank == 0:
-            _loop.leave(course)
-        return _loop.facts(course, begun)
+            _course.leave(course)
+        return _course.facts(course, begun)
     finally:
         torch.distributed.destroy_process_group()
 

@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from pipeline.artifact import Facts
-from trainers import Job, _checkpoint, _data, _folder, _forward, _live, _loop, _optimizer, _schedule
+from trainers import Job, _checkpoint, _course, _data, _folder, _forward, _live, _loop, _optimizer, _schedule
 from trainers._batches import Layout
 
 if TYPE_CHECKING:
@@ -25,13 +25,13 @@ def train(config: "Config", job: Job, report: Callable[[int, int], None]) -> Fac
     if config.gradient_checkpointing:
         _forward.checkpoint_activations(model)
     worker = Single(_live.Live(model, job, _live.reference_of(job, config.dtype, config.device)), job, config.device)
-    course = _loop.begin(job, examples, worker, config.tokens_per_device, begun)
+    course = _course.begin(job, examples, worker, config.tokens_per_device, begun)
     _loop.run(course, config, maker, report)
     _folder.write(model, job.model, job.out, config.device)
-    _loop.leave(course)
+    _course.leave(course)
     if job.keep_optimizer:
         worker.leave_optimizer(job.out)
-    return _loop.facts(course, begun)
+    return _course.facts(course, begun)
 
 
 class Single:

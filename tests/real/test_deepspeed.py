@@ -21,7 +21,7 @@ from pipeline.tools import Tools
 from tests.core import profile
 from tests.models import tiny_llama
 from tests.training_jobs import pairs_job
-from trainers import Job, _forward, _loop
+from trainers import Job, _course, _forward
 
 pytestmark = pytest.mark.real
 COUNT = 21  # the last step has 5 pairs, which two ranks cannot share evenly
@@ -39,7 +39,7 @@ def tools(work: Path, trainer: dict[str, Any]) -> Tools:
 def train(made: Job, **settings: Any) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     choice = plugin.parse("trainers", settings)
     facts = choice.module.train(choice.config, made, tools(made.work, settings))
-    return facts, [json.loads(line) for line in (made.out / _loop.METRICS).read_text().splitlines()]
+    return facts, [json.loads(line) for line in (made.out / _course.METRICS).read_text().splitlines()]
 
 
 @pytest.fixture(scope="module")
