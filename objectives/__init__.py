@@ -14,7 +14,8 @@ from the reference's states, one ("common") or two ("independent").
 
 An objective whose losses depend on each other over the whole step (KTO's baseline, AOT's sorting) also has
 
-    gather(config, batch) -> dict[str, Tensor]       one detached value for each unit, without gradient
+    gather(config, batch) -> dict[str, Tensor]       one detached value for each unit, without gradient; with GATHERS = "extra"
+                                                     the batch has its extra responses alone, which saves a forward
     update(config, state, whole) -> dict[str, float] only if it carries numbers from step to step (BCO's running mean)
 
 and finds what was gathered over all ranks and micro-batches in `batch.whole` (with its own units at

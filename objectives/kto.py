@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 VERSION = 1
 NEEDS = frozenset({"desirable", "reference", "extra", "extra_reference"})
 EXTRAS = 1
+GATHERS = "extra"
 UNIT = "row"
 
 

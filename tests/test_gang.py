@@ -1,5 +1,6 @@
 """Gangs of local processes: they find each other, they end together, and nothing outlives whoever started them."""
 
+import atexit
 import os
 import signal
 import subprocess
@@ -38,6 +39,15 @@ def add_ranks(scale: int) -> int:
 
 def test_ranks_reach_each_other_through_torch(tmp_path: Path) -> None:
     assert _gang.run(add_ranks, (10,), TWO, tmp_path) == [30, 30]
+
+
+def aborts_as_it_ends() -> int:
+    atexit.register(os.abort)
+    return 7
+
+
+def test_what_a_rank_returned_is_not_lost_to_how_it_ends(tmp_path: Path) -> None:
+    assert _gang.run(aborts_as_it_ends, (), TWO, tmp_path) == [7, 7]
 
 
 def one_is_killed(signals: int) -> None:

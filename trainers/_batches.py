@@ -115,8 +115,9 @@ class Micro:
     laid: Layout
 
     @staticmethod
-    def of(examples: Examples, units: np.ndarray, device: str) -> "Micro":
+    def of(examples: Examples, units: np.ndarray, device: str, *, extras_alone: bool = False) -> "Micro":
         main_N, extra_UE = responses_of(examples, units), examples.extras_UE[units]
+        main_N = main_N[:0] if extras_alone else main_N
         return Micro(units, main_N, extra_UE, lay_out(examples, np.concatenate([main_N, extra_UE.T.ravel()]), device))
 
 

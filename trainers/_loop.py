@@ -101,7 +101,8 @@ def _whole(course: Course, units: np.ndarray, dealt: list[np.ndarray | None]) ->
     found: dict[str, Tensor] = {}
     for members in dealt:
         with torch.no_grad():
-            micro = Micro.of(course.examples, _smallest(course.examples) if members is None else members, worker.device)
+            some = _smallest(course.examples) if members is None else members
+            micro = Micro.of(course.examples, some, worker.device, extras_alone=getattr(objective, "GATHERS", "") == "extra")
             batch = _batch(course, micro, units, {}, idle=members is None)
             for name, value in objective.gather(config, batch).items():
                 kept = found.setdefault(name, torch.zeros(len(units), dtype=torch.float64, device=worker.device))

@@ -157,6 +157,9 @@ def _main(folder: Path, index: int, parent: int) -> None:
     rank, args = pickle.loads((folder / "call.pickle").read_bytes())
     value = rank(*args)
     _file(folder, index, "result").write_bytes(pickle.dumps(value))
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)  # libraries' threads (gloo's) now and then abort a process that ends; a finished training is not lost to that
 
 
 if __name__ == "__main__":
