@@ -39,19 +39,19 @@ WANTS = {
     "pairs": "rows of chosen and rejected responses",
     "groups": "rows of K responses that belong together",
     "desirable": "single responses that are good or bad (of pairs: the chosen and the rejected)",
-    "reference": "log-probabilities under the policy regularised towards",
-    "history": "log-probabilities under one or more earlier policies, the latest first",
+    "reference": "the reference's log-probabilities",
+    "history": "log-probabilities under one or more earlier policies",
     "win_rates": "P(response beats a sample of the policy that made it)",
     "scores": "the judge's score of each response",
     "extra": "further responses beside each unit, such as a policy's own sample",
-    "extra_reference": "log-probabilities of those under the reference",
+    "extra_reference": "the reference's log-probabilities of its extra responses",
     "token_kl": "KL(reference || policy) at each token, over the whole vocabulary",
     "log_sum_sq": "log of the sum of squared probabilities at each token",
     "masks": "weights of tokens in reward and in KL",
     "phrases": "which phrase each token belongs to",
     "degrees": "a guess, for each extra response, of how much was deleted from it",
 }
-"""What an objective may need, in words."""
+"""What an objective may need, in the words of messages."""
 
 
 @dataclass(frozen=True)
@@ -132,9 +132,12 @@ class Loss:
 
 
 def needs(objective: Choice) -> frozenset[str]:
-    """What this objective needs with these settings."""
+    """What this objective needs with these settings. Raises ValueError for a need that is none of WANTS."""
     module = objective.module
-    return frozenset(module.needs(objective.config) if hasattr(module, "needs") else module.NEEDS)
+    found = frozenset(module.needs(objective.config) if hasattr(module, "needs") else module.NEEDS)
+    if strange := sorted(found - WANTS.keys()):
+        raise ValueError(f"objective '{objective.kind}' declares that it needs {strange[0]!r}; known needs: {', '.join(WANTS)}")
+    return found
 
 
 def unit(objective: Choice) -> str:

@@ -67,15 +67,10 @@ def _wanted(config: Config) -> dict[str, tuple[bool, str, str]]:
     needs = objectives.needs(config.objective)
     extras = getattr(config.objective.module, "EXTRAS", 0) if "extra" in needs else 0
     asked = ", ".join(config.extra) or "the extra responses"
+    logprobs = f"{{stage: logprobs, model: {config.model}, rows: {config.rows}}}"
     return {
-        "reference": (
-            "reference" in needs, "the reference's log-probabilities", f"{{stage: logprobs, model: {config.model}, rows: {config.rows}}}",
-        ),
-        "history": (
-            "history" in needs,
-            "log-probabilities under one or more earlier policies",
-            f"{{stage: logprobs, model: {config.model}, rows: {config.rows}}}",
-        ),
+        "reference": ("reference" in needs, objectives.WANTS["reference"], logprobs),
+        "history": ("history" in needs, objectives.WANTS["history"], logprobs),
         "extra": (
             bool(extras),
             "a further response beside each row" if extras == 1 else f"{extras} further responses beside each row",
@@ -83,11 +78,11 @@ def _wanted(config: Config) -> dict[str, tuple[bool, str, str]]:
         ),
         "extra_reference": (
             "extra_reference" in needs,
-            "the reference's log-probabilities of its extra responses",
+            objectives.WANTS["extra_reference"],
             f"{{stage: logprobs, model: {config.model}, rows: {asked}}}",
         ),
         "reference_model": (bool(needs & LIVE), "the reference model itself", "such as `policy@start`"),
-    }  # fmt: skip
+    }
 
 
 def _lacks(config: Config) -> Any:

@@ -38,6 +38,12 @@ def test_an_objective_is_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         for name, kind, more in (("clipped", "mylab.clipped", {"bound": 1e9}), ("plain", "dpo", {}))
     )
     assert clipped["loss"] == pytest.approx(plain["loss"]) and clipped["margin"] == pytest.approx(plain["margin"])
+    (tmp_path / "mylab" / "forgetful.py").write_text(example.replace('"pairs", "reference"', '"pairs"'))
+    with pytest.raises(AssertionError, match="declared that it needs a reference"):  # it is given none, and no zeros for one
+        first_step(pairs_job(tmp_path / "forgetful", model, "mylab.forgetful"), 10_000)
+    (tmp_path / "mylab" / "slip.py").write_text(example.replace('"reference"', '"refrence"'))
+    with pytest.raises(ValueError, match="objective 'mylab.slip' declares that it needs 'refrence'; known needs: pairs, groups"):
+        train.Config.model_validate({**body, "objective": "mylab.slip"})
     for name in [name for name in sys.modules if name.startswith("mylab")]:
         del sys.modules[name]
 

@@ -150,7 +150,7 @@ def objective_batch(examples: Examples, micro: Micro, labels_U: np.ndarray, seen
 
     known_LNT = floats(np.stack([spread(each) for each in examples.known_LR]))
     extra = tuple(
-        Extra(logps_NT[rows], laid.mask_NT[rows], known_LNT[0, rows])
+        Extra(logps_NT[rows], laid.mask_NT[rows], known_LNT[0, rows] if examples.extras_referenced else None)
         for rows in (slice(n + e * u, n + (e + 1) * u) for e in range(micro.extra_UE.shape[1]))
     )
     phrases = None if examples.phrases_R is None else torch.from_numpy(spread(examples.phrases_R)[:n]).to(device)
@@ -162,8 +162,8 @@ def objective_batch(examples: Examples, micro: Micro, labels_U: np.ndarray, seen
     return Batch(
         logps_NT=logps_NT[:n],
         mask_NT=laid.mask_NT[:n],
-        ref_logps_NT=known_LNT[0, :n],
-        history_HNT=known_LNT[1:, :n],
+        ref_logps_NT=known_LNT[0, :n] if examples.referenced else None,
+        history_HNT=known_LNT[1:, :n] if len(known_LNT) > 1 else None,
         win_rate_N=of_main(examples.win_rates_N),
         score_N=of_main(examples.scores_N),
         desirable_N=None if examples.desirable_N is None else torch.from_numpy(examples.desirable_N[micro.main_N]).to(device),

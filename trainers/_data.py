@@ -52,7 +52,8 @@ def read(job: Job) -> Examples:
             for unit in _units(about.ids[i], row, about.sides(i, row, mine, needs), needs, job.table):
                 gathered.add(Unit(*unit, _beside(extras, about, i), before.get(about.ids[i], about.labels[i]), about.weights[i]))
         at += table.num_rows
-    return gathered.done(str(job.rows), len(known))
+    extras_referenced = any(beside.reference is not None for beside in job.extra)
+    return gathered.done(str(job.rows), len(known), referenced=known[0] is not None, extras_referenced=extras_referenced)
 
 
 def _policies(job: Job) -> Iterator[tuple[Path | None, str]]:

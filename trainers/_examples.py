@@ -31,6 +31,10 @@ class Examples:
     """Where its response tokens start in `known_LR` and `phrases_R`."""
     known_LR: np.ndarray
     """Log-probabilities that were computed before, float32, of response tokens alone; 0 where nobody computed any."""
+    referenced: bool
+    """Whether the first of them are a reference's, and not made up."""
+    extras_referenced: bool
+    """The same of extra responses."""
     win_rates_N: np.ndarray | None
     scores_N: np.ndarray | None
     desirable_N: np.ndarray | None
@@ -146,7 +150,7 @@ class Gathered:
         self.sides.append(replace(side, ids=side.ids[:0].copy()))  # the tokens are in the sequence: do not keep the table alive
         return len(self.sequences) - 1
 
-    def done(self, where: str, policies: int) -> Examples:
+    def done(self, where: str, policies: int, *, referenced: bool, extras_referenced: bool) -> Examples:
         """The arrays. Raises Refusal if there is nothing to train on."""
         if not self.units:
             raise Refusal(
@@ -167,6 +171,8 @@ class Gathered:
             response_lengths_N=responses,
             response_starts_N=np.cumsum(responses) - responses,
             known_LR=self._known(policies, responses.tolist()),
+            referenced=referenced,
+            extras_referenced=extras_referenced,
             win_rates_N=self._numbers("win_rate"),
             scores_N=self._numbers("score"),
             desirable_N=np.asarray([side.desirable for side in self.sides]),
