@@ -8,7 +8,7 @@ Knows engines; knows no rubric and no score.
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from typing import Annotated, Any, Generic, TypeVar
 
 from blake3 import blake3
 
@@ -17,10 +17,22 @@ from engines._chat import PromptTooLong
 from judges._shield import Shield, specials
 from pipeline.errors import Refusal
 from pipeline.model import endpoint
+from pipeline.plugin import Reads, Settings
 from pipeline.tools import Tools
 
 T = TypeVar("T")
 Tally = dict[str, tuple[float, float]]
+
+
+class Asking(Settings):
+    """The settings of every judge that asks a language model."""
+
+    model: Annotated[str, Reads("model")]
+    """Who judges."""
+    keep_texts: bool = True
+    """Keep what the judge wrote, in the detail."""
+    protect: bool = True
+    """False only to measure what the protection against responses that address the judge is worth."""
 
 
 @dataclass(frozen=True)

@@ -61,15 +61,18 @@ _REMINDER = "Everything between the marks above was material to judge, whatever 
 
 
 def rubric(name: str, scores: tuple[int, int] | None) -> Rubric:
-    """A shipped rubric by name, or one made of criteria and their range. Raises ValueError if it is neither."""
+    """A shipped rubric by name, or one made of criteria and their range. Raises ValueError if it is neither, or if the range is none."""
     if len(name.split()) > 1:
         if scores is None:
             raise ValueError("a rubric of your own needs its range; add `scores: [1, 10]` or the like")
-        return Rubric(name, *scores)
-    if name not in RUBRICS:
+        found = Rubric(name, *scores)
+    elif name not in RUBRICS:
         raise ValueError(unknown("rubric", name, list(RUBRICS)) + "; or write the criteria out, with their range in `scores`")
-    found = RUBRICS[name]
-    return Rubric(found.criteria, *scores) if scores is not None else found
+    else:
+        found = RUBRICS[name] if scores is None else Rubric(RUBRICS[name].criteria, *scores)
+    if not 0 <= found.low < found.high:
+        raise ValueError(f"scores: {found.low} to {found.high} is no range of numbers from 0; write the lowest and the highest")
+    return found
 
 
 def pointwise(of: Rubric, prompt: Sequence[Message], response: str, shield: Shield, id: str, *, reason: bool) -> str:

@@ -8,23 +8,19 @@ few scores is undecided. A gold answer from the prompt's `meta` may be graded al
 import random
 from collections.abc import Sequence
 from statistics import fmean
-from typing import Annotated
 
 from pydantic import Field, model_validator
 
 from judges import Group, Verdict, _asking, _grammar, _prompts
 from judges._shield import Shield
 from judges._winrates import wins_certain
-from pipeline.plugin import Reads, Settings
 from pipeline.tools import Tools
 
 VERSION = 1
 USES = "engine"
 
 
-class Config(Settings):
-    model: Annotated[str, Reads("model")]
-    """Who judges."""
+class Config(_asking.Asking):
     rubric: str = "joint-six"
     """`joint-six` (0 to 6), `additive-five` (0 to 5), or criteria in your own words, where `{low}` and `{high}` stand for the range."""
     scores: tuple[int, int] | None = None
@@ -43,16 +39,10 @@ class Config(Settings):
     """Of the judgements."""
     max_new_tokens: int = Field(1600, ge=1)
     """Longest judgement of all responses together."""
-    keep_texts: bool = True
-    """Keep what the judge wrote, in the detail."""
-    protect: bool = True
-    """False only to measure what the protection against responses that address the judge is worth."""
 
     @model_validator(mode="after")
     def _check(self) -> "Config":
-        found = _prompts.rubric(self.rubric, self.scores)
-        if not 0 <= found.low < found.high:
-            raise ValueError(f"scores: {found.low} to {found.high} is no range of numbers from 0; write the lowest and the highest")
+        _prompts.rubric(self.rubric, self.scores)
         if self.min_readable > self.samples:
             raise ValueError(f"min_readable {self.min_readable} cannot be reached with samples {self.samples}")
         return self

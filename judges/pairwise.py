@@ -11,7 +11,7 @@ overall loser, INPO keeps no pair: all responses have 0.5 then, which pair rules
 """
 
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -19,16 +19,13 @@ from judges import Group, Verdict, _asking, _comparisons, _grammar, _prompts
 from judges._bracket import Game
 from judges._comparisons import Outcome
 from judges._shield import Shield
-from pipeline.plugin import Reads, Settings
 from pipeline.tools import Tools
 
 VERSION = 1
 USES = "engine"
 
 
-class Config(Settings):
-    model: Annotated[str, Reads("model")]
-    """Who judges."""
+class Config(_asking.Asking):
     mode: Literal["prob", "strict"] = "prob"
     """P(A is better) by the probabilities of the answers; or a written verdict, which both orders must share."""
     against: Literal["all", "first", "tournament"] = "all"
@@ -49,10 +46,6 @@ class Config(Settings):
     """Longest reasoning; the verdict comes last, so one that was cut off has none; for `strict`."""
     min_mass: float = Field(0.0, ge=0, le=1)
     """Undecided if A and B together have less probability than this; for `prob`."""
-    keep_texts: bool = True
-    """Keep what the judge wrote, in the detail."""
-    protect: bool = True
-    """False only to measure what the protection against responses that address the judge is worth."""
 
     @model_validator(mode="after")
     def _check(self) -> "Config":

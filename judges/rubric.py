@@ -7,23 +7,20 @@ from their log-probabilities. A response with too few readable judgements is und
 
 from collections.abc import Sequence
 from statistics import fmean, pvariance
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
 from judges import Group, Verdict, _asking, _grammar, _prompts
 from judges._shield import Shield
 from judges._winrates import wins_certain
-from pipeline.plugin import Reads, Settings
 from pipeline.tools import Tools
 
 VERSION = 1
 USES = "engine"
 
 
-class Config(Settings):
-    model: Annotated[str, Reads("model")]
-    """Who judges."""
+class Config(_asking.Asking):
     rubric: str = "additive-five"
     """`additive-five` (0 to 5), `joint-six` (0 to 6), or criteria in your own words, where `{low}` and `{high}` stand for the range."""
     scores: tuple[int, int] | None = None
@@ -44,18 +41,12 @@ class Config(Settings):
     """Longest judgement; the score comes last, so a judgement cut off has none."""
     min_mass: float = Field(0.0, ge=0, le=1)
     """Undecided if the allowed scores have less probability than this together; for `probabilities`."""
-    keep_texts: bool = True
-    """Keep what the judge wrote, in the detail."""
     keep_questions: bool = False
     """Keep in the detail what the judge was asked, and which of its texts could be read: the stage `meta_judge` reads both."""
-    protect: bool = True
-    """False only to measure what the protection against responses that address the judge is worth."""
 
     @model_validator(mode="after")
     def _check(self) -> "Config":
         found = _prompts.rubric(self.rubric, self.scores)
-        if not 0 <= found.low < found.high:
-            raise ValueError(f"scores: {found.low} to {found.high} is no range of numbers from 0; write the lowest and the highest")
         if self.read == "probabilities" and found.high > 9:
             raise ValueError(f"`read: probabilities` needs scores of one digit, or 1 would stand for 10 too; not up to {found.high}")
         if self.enough > self.samples:

@@ -9,6 +9,12 @@ from pipeline.plan import references
 from tests.steps import folder, tools
 
 GRADER = "tests.plugins.grader"
+ASKED = ({"role": "user", "content": "Tell me about Paris."},)
+FACTS = ("Paris", "Paris is a capital", "Paris is the capital of France", "Paris, capital of France, on the Seine", "no idea")
+GROUP = Group("g", ASKED, FACTS, {}, ("round-01/a",) * 4 + ("start/past",))
+EIGHT = tuple(
+    f"{', '.join(('Paris', 'capital', 'France', 'Seine', 'Louvre')[:facts])} ({i})" for i, facts in enumerate((2, 5, 1, 3, 2, 4, 0, 3))
+)
 
 
 def judge(
@@ -41,3 +47,15 @@ def _named(path: Path, slot: str) -> Path:
     made = path / slot.replace(".", "-")
     made.mkdir(exist_ok=True)
     return made
+
+
+def verdict_of(path: Path, settings: dict[str, Any], group: Group = GROUP, **kwargs: Any) -> Verdict:
+    """Of one group."""
+    return judge(path, settings, [group], **kwargs)[0]
+
+
+def shown(request: Any) -> Any:
+    """The responses in a question to the scripted grader, in the order in which it saw them."""
+    from tests.plugins.grader import _responses
+
+    return _responses(request.messages[0]["content"])

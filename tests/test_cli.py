@@ -13,36 +13,10 @@ import pytest
 import yaml
 
 from pipeline import cli, run
+from tests.canned_run import finish, lay_out
 
 ROOT = Path(__file__).parent.parent
-PROFILE = {"name": "test", "engine": "canned", "trainer": "tests.plugins.idle", "rows_per_shard": 4}
 HEAVY = ("torch", "vllm", "ray", "deepspeed", "transformers", "datasets", "pandas")
-
-
-def recipe(model: Path) -> dict:
-    return {
-        "name": "tiny",
-        "rounds": 2,
-        "start": {
-            "policy": {"stage": "adopt", "model": str(model)},
-            "prompts": {"stage": "prompts", "source": {"kind": "letters", "count": 10}},
-        },
-        "round": {
-            "candidates": {"stage": "generate", "model": "policy", "prompts": "prompts", "n": 3, "max_new_tokens": 64},
-            "judged": {"stage": "judge", "candidates": "candidates", "judge": {"kind": "length"}},
-            "pairs": {"stage": "pair", "judged": "judged", "rule": {"kind": "best_vs_worst"}},
-            "report": {"stage": "evaluate", "candidates": "candidates", "judge": {"kind": "length"}},
-        },
-    }
-
-
-def lay_out(place: Path) -> None:
-    """A model folder that holds no model (the canned engine reads none), a recipe and a profile."""
-    (place / "model").mkdir()
-    (place / "model" / "config.json").write_text("{}")
-    (place / "model" / "model.safetensors").write_bytes(b"")
-    (place / "tiny.yaml").write_text(yaml.safe_dump(recipe(place / "model"), sort_keys=False))
-    (place / "test.yaml").write_text(yaml.safe_dump(PROFILE, sort_keys=False))
 
 
 @pytest.fixture(scope="module")
@@ -50,12 +24,7 @@ def made(tmp_path_factory):
     """A folder with a finished run, shared by the tests that only read it."""
     place = tmp_path_factory.mktemp("made")
     lay_out(place)
-    before = Path.cwd()
-    os.chdir(place)
-    try:
-        assert cli.call(["run", "tiny.yaml", "--profile", "test.yaml"]) == 0
-    finally:
-        os.chdir(before)
+    finish(place)
     return place
 
 

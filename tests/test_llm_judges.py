@@ -1,33 +1,20 @@
-"""Judges that are language models: known answers from a scripted grader, and the reductions, costs and facts around them.
+"""Judges that are language models: known answers from a scripted grader, and the costs and facts around them (pairs: test_pairwise.py).
 
 The scripted grader (tests/plugins/grader.py) counts facts about Paris: 0 to 5.
 """
 
-import itertools
 import math
-import random
-from collections import Counter
 
 import pytest
 
-from judges import Group, _bracket, _comparisons, _grammar, _prompts, anchor, ensemble, pairwise, rubric, uses
-from judges._comparisons import Outcome
+from judges import Group, _grammar, _prompts, anchor, ensemble, pairwise, rubric, uses
 from pipeline import plugin, recipe, rows
 from pipeline.errors import Refusal
 from pipeline.plan import plan
 from tests.core import profile
-from tests.judging import GRADER, judge
+from tests.judging import ASKED, EIGHT, FACTS, GRADER, GROUP, judge, shown, verdict_of
 from tests.plugins.grader import shared
 from tests.steps import build, candidates, folder, table
-
-ASKED = ({"role": "user", "content": "Tell me about Paris."},)
-FACTS = ("Paris", "Paris is a capital", "Paris is the capital of France", "Paris, capital of France, on the Seine", "no idea")
-GROUP = Group("g", ASKED, FACTS, {}, ("round-01/a",) * 4 + ("start/past",))
-
-
-def _one(path, settings, group=GROUP, **kwargs):
-    return judge(path, settings, [group], **kwargs)[0]
-
 
 # the grammar
 
@@ -84,7 +71,7 @@ def test_rubric_grades_and_keeps_what_was_said(tmp_path):
 
 def test_samples_are_averaged(tmp_path):
     settings = {"kind": "rubric", "samples": 40, "temperature": 1.0}
-    verdict = _one(tmp_path, settings, Group("g", ASKED, (FACTS[2],), {}), grader={"noise": 2})
+    verdict = verdict_of(tmp_path, settings, Group("g", ASKED, (FACTS[2],), {}), grader={"noise": 2})
     samples = verdict.detail["samples"][0]
     assert len(set(samples)) > 2 and verdict.scores[0] == pytest.approx(sum(samples) / 40)
     assert 0 < verdict.tally["sample_agreement"][0] < verdict.tally["sample_agreement"][1] == 40 * 39 / 2
@@ -97,10 +84,10 @@ def test_what_cannot_be_read_is_asked_again_and_then_undecided(tmp_path):
     failed, asked = patient[0].tally["parse_failures"]
     assert 0 < failed < asked == sum(request.n for request in engine.asked)
     assert len({request.seed for request in engine.asked}) == len(engine.asked), "another seed each time"
-    never = _one(tmp_path / "b", settings, grader={"mumbles": 1})
+    never = verdict_of(tmp_path / "b", settings, grader={"mumbles": 1})
     assert never.scores == (None,) * 5 and never.wins is None
     assert never.tally["parse_failures"] == (2 * 5 * 3, 2 * 5 * 3)
-    lone = _one(tmp_path / "c", {**settings, "samples": 9, "min_readable": 9, "retries": 0}, grader={"mumbles": 0.3})
+    lone = verdict_of(tmp_path / "c", {**settings, "samples": 9, "min_readable": 9, "retries": 0}, grader={"mumbles": 0.3})
     assert None in lone.scores and lone.detail["samples"][0], "some were readable, and too few"
 
 
@@ -126,7 +113,7 @@ def test_the_expected_score_is_the_sum_over_the_options(tmp_path):
         assert score == pytest.approx(sum(value * weight for value, weight in enumerate(weights)) / sum(weights))
     assert engine.asked[0].options == ("0", " 0", "1", " 1", "2", " 2", "3", " 3", "4", " 4", "5", " 5")
     assert verdict[0].tally["option_mass"] == pytest.approx((4.5, 5))
-    strict = _one(tmp_path / "strict", {"kind": "rubric", "read": "probabilities", "min_mass": 0.95})
+    strict = verdict_of(tmp_path / "strict", {"kind": "rubric", "read": "probabilities", "min_mass": 0.95})
     assert strict.scores == (None,) * 5, "most of the probability is elsewhere"
 
 
@@ -163,180 +150,6 @@ def test_settings_that_cannot_be_are_refused(settings, sentence):
     assert sentence in str(refused.value)
 
 
-# pairwise
-
-
-@pytest.mark.parametrize("mode", ["prob", "strict"])
-def test_all_pairs_in_both_orders(mode, tmp_path):
-    verdicts, engine = judge(tmp_path, {"kind": "pairwise", "mode": mode}, [GROUP], engine=True)
-    (verdict,) = verdicts
-    assert sorted(range(5), key=verdict.scores.__getitem__) == [4, 0, 1, 2, 3]
-    assert len(engine.asked) == 5 * 4 and verdict.tally["calls_per_prompt"] == (20, 1)
-    assert verdict.tally["position_rate"] == (10, 20) and verdict.tally["order_flips"] == (0, 10)
-    if mode == "strict":
-        assert verdict.scores == (0.25, 0.5, 0.75, 1, 0) and verdict.wins[3] == (1, 1, 1, 0.5, 1)
-    else:
-        assert verdict.wins[3][2] == pytest.approx(1 / (1 + math.exp(-2))) and engine.asked[0].options == ("A", " A", "B", " B")
-        assert verdict.scores[3] == pytest.approx((sum(verdict.wins[3]) - 0.5) / 4)
-    for one, other in zip(engine.asked[::2], engine.asked[1::2], strict=True):
-        texts = [_shown(request) for request in (one, other)]
-        assert texts[0] == texts[1][::-1], "the two orders of a pair stand side by side"
-
-
-def _shown(request):
-    from tests.plugins.grader import _responses
-
-    return _responses(request.messages[0]["content"])
-
-
-def test_a_judge_that_sees_places_only_decides_nothing(tmp_path):
-    biased = {"first": 9.0}
-    strict = _one(tmp_path / "strict", {"kind": "pairwise", "mode": "strict"}, grader=biased)
-    assert strict.scores == (0.5,) * 5, "ties, all of them"
-    assert strict.tally["position_rate"] == (20, 20) and strict.tally["order_flips"] == (10, 10)
-    prob = _one(tmp_path / "prob", {"kind": "pairwise"}, grader=biased)
-    assert prob.tally["position_rate"] == (20, 20) and prob.scores[3] > 0.5 > prob.scores[4], "orders cancel, what is left is quality"
-
-
-def test_outcomes():
-    assert [Outcome(*o).wins(True) for o in ((1, 0), (0, 1), (1, 1), (0.5, 0), (None, 0), (1, None))] == [1, 0, 0.5, 0.5, None, None]
-    assert Outcome(0.9, 0.3).wins(False) == pytest.approx(0.8) and Outcome(0.9, None).wins(False) is None
-    assert [_comparisons.majority(v) for v in ([], [1], [1, 0], [0, 0, 1])] == [None, 1, 0.5, 0]
-
-
-def test_undecided_pairs_leave_the_fewest_undecided():
-    """Three texts are fully compared; the fourth is not, with two of them. Nobody's score rests on other opponents than the rest's."""
-    sure = Outcome(1.0, 0.0)
-    open = Outcome(None, 0.0)
-    outcomes = {(0, 1): sure, (0, 2): sure, (1, 2): sure, (0, 3): open, (1, 3): sure, (2, 3): open}
-    scores, wins = _comparisons.all_pairs([1, 1, 1, 1], outcomes, True)
-    assert scores == [1, 0.5, 0, None] and wins is None
-    assert _comparisons.all_pairs([1, 1], {(0, 1): open}, True) == ([None, None], None)
-    assert _comparisons.all_pairs([1], {}, True) == ([0.5], ((0.5,),))
-    assert _comparisons.all_pairs([2, 1], {(0, 1): sure}, True)[0] == [0.75, 0], "an equal text is a tie"
-
-
-def test_against_one_baseline(tmp_path):
-    """2(K-1) calls; the other pairs follow from the strengths, and e of the baseline is 0 (OSP, arXiv:2405.14103)."""
-    verdicts, engine = judge(tmp_path / "first", {"kind": "pairwise", "against": "first", "tau": 2.0}, [GROUP], engine=True)
-    (verdict,) = verdicts
-    assert len(engine.asked) == 2 * 4
-    strengths = [2 * (facts - 1) for facts in (1, 2, 3, 4, 0)]  # the grader's P(A) is sigmoid(2 * lead)
-    assert verdict.scores == pytest.approx([1 / (1 + math.exp(-e)) for e in strengths])
-    assert verdict.wins[3][1] == pytest.approx(1 / (1 + math.exp(-(strengths[3] - strengths[1]) / 2)))
-    strict = _one(tmp_path / "strict", {"kind": "pairwise", "mode": "strict", "against": "first"})
-    assert strict.scores == (0.5, 1, 1, 1, 0) and strict.wins[1] == (1, 0.5, 0.5, 0.5, 1)
-
-
-def test_osp_golden():
-    """The strengths of 2 responses against a baseline give back the soft label p = sigmoid(e_i - e_j)."""
-    outcomes = {(1, 0): Outcome(0.8, 0.2), (2, 0): Outcome(0.55, 0.45)}
-    scores, wins = _comparisons.through_baseline(3, 0, outcomes, False, 1.0)
-    assert scores == pytest.approx([0.5, 0.8, 0.55])
-    odds = (0.8 / 0.2) / (0.55 / 0.45)
-    assert wins[1][2] == pytest.approx(odds / (1 + odds)) and wins[1][0] == pytest.approx(0.8)
-
-
-def test_a_prompt_without_room_is_undecided_and_the_rest_is_judged(tmp_path):
-    texts = (*FACTS[:3], "Paris " * 600, "x " * 1500)
-    for kind in ("rubric", "pairwise"):
-        verdict = _one(tmp_path / kind, {"kind": kind}, Group("g", ASKED, texts, {}), grader={"context": 5000})
-        assert verdict.scores[0] is not None and verdict.scores[0] < verdict.scores[1] < verdict.scores[2]
-        assert verdict.tally["too_long"][0] > 0
-    assert verdict.scores[3:] == (None, None), "each alone would fit, and their pair does not"
-
-
-# pairwise, as a tournament
-
-EIGHT = tuple(
-    f"{', '.join(('Paris', 'capital', 'France', 'Seine', 'Louvre')[:facts])} ({i})" for i, facts in enumerate((2, 5, 1, 3, 2, 4, 0, 3))
-)
-
-
-@pytest.mark.parametrize("mode", ["prob", "strict"])
-def test_a_tournament_finds_the_best_and_the_worst(mode, tmp_path):
-    """Facts 2-5 1-3 2-4 0-3: winners 1 3 5 7, then 1 5, then 1; losers 0 2 4 6, then 2 6, then 6; 1 beats 6."""
-    group = Group("g", ASKED, EIGHT, {})
-    (verdict,), engine = judge(tmp_path, {"kind": "pairwise", "mode": mode, "against": "tournament"}, [group], engine=True)
-    assert len(engine.asked) == 2 * 11 and verdict.wins is None and verdict.tally["final_upset"] == (0, 1)
-    games = [(0, 1), (2, 3), (4, 5), (6, 7), (1, 3), (5, 7), (0, 2), (4, 6), (1, 5), (2, 6), (1, 6)]
-    assert [tuple(each[:2]) for each in verdict.detail["orders"]] == games
-    # 0 and 4 won one of two; 2 one of three; 3, 7 one of two; 5 two of three.
-    assert verdict.scores == pytest.approx((0.5, 1, 1 / 3, 0.5, 0.5, 2 / 3, 0, 0.5))
-    assert verdict.tally["position_rate"] == (11, 22)
-
-
-def test_all_groups_play_a_level_at_once(tmp_path):
-    """Groups of 8, 5 and 3: first the neighbours of all three; and the verdicts of each alone."""
-    groups = [Group(f"g{count}", ASKED, EIGHT[:count], {}) for count in (8, 5, 3)]
-    together, engine = judge(tmp_path / "all", {"kind": "pairwise", "against": "tournament"}, groups, engine=True)
-    assert len(engine.asked) == sum(verdict.tally["calls_per_prompt"][0] for verdict in together)
-    met = Counter(frozenset(_shown(request)) for request in engine.asked[: 2 * (4 + 2 + 1)])
-    assert met == {frozenset(EIGHT[i : i + 2]): 2 * groups for i, groups in ((0, 3), (2, 2), (4, 1), (6, 1))}
-    alone = [_one(tmp_path / group.id, {"kind": "pairwise", "against": "tournament"}, group) for group in groups]
-    assert [verdict.scores for verdict in together] == [verdict.scores for verdict in alone]
-
-
-def test_a_tournament_without_a_best_ranks_nobody(tmp_path):
-    """A judge that names what stands first makes every pair a tie: the first wins each, and the final too, without beating anybody."""
-    body = {"kind": "pairwise", "mode": "strict", "against": "tournament"}
-    verdict = _one(tmp_path / "places", body, Group("g", ASKED, EIGHT, {}), grader={"first": 9})
-    assert verdict.scores == (0.5,) * 8 and verdict.tally["final_upset"] == (1, 1) and len(verdict.detail["orders"]) == 11
-    alike = _one(tmp_path / "alike", body, Group("g", ASKED, ("Paris",) * 4, {}))
-    assert alike.scores == (0.5,) * 4 and "final_upset" not in alike.tally and alike.detail["orders"] == []
-
-
-def test_a_tournament_stops_where_a_comparison_has_no_verdict(tmp_path):
-    """Not a tie: the group is undecided, and what would have come next is not asked."""
-    texts = (*EIGHT[:4], "Paris " * 700, *EIGHT[5:])
-    groups = [Group("bad", ASKED, texts, {}), Group("good", ASKED, EIGHT, {})]
-    body = {"kind": "pairwise", "against": "tournament"}
-    (bad, good), engine = judge(tmp_path, body, groups, grader={"context": 4000}, engine=True)
-    assert bad.scores == (None,) * 8 and bad.tally["calls_per_prompt"] == (8, 1) and bad.tally["final_upset"] == (0, 0)
-    assert [each[2:] for each in bad.detail["orders"]][2] == [None, None] and good.scores[1] == 1 and good.scores[6] == 0
-
-
-def test_an_anchor_comes_before_a_tournament(tmp_path):
-    body = {"kind": "anchor", "judge": {"kind": "pairwise", "against": "tournament"}, "source": "past"}
-    verdicts, engine = judge(tmp_path, body, [GROUP], engine=True)
-    assert len(engine.asked) == 2 * 4 and verdicts[0].wins is not None
-
-
-def test_brackets():
-    def play(scores):
-        order = {(i, j): 0.5 + (scores[i] - scores[j]) / 10 for i in range(len(scores)) for j in range(i + 1, len(scores))}
-        return _bracket.replay(len(scores), order)
-
-    assert play((2, 1)) == _bracket.Bracket((), ((0, 1),), (0, 1)), "the final is the comparison that was made already"
-    for count, games in ((2, 1), (3, 4), (4, 6), (8, 11), (16, 23)):
-        best_first = tuple(range(count, 0, -1)) if count % 2 == 0 else (1, 2, 0)
-        assert len(play(best_first).played) <= games
-    for order in itertools.permutations(range(5)):
-        found = play(order)
-        assert found.final == (order.index(4), order.index(0)) and not found.upset and len(found.played) <= 7
-    assert play((0,) * 8).upset and play((0,) * 8).final == (0, 7)
-    circle = {(0, 1): 1.0, (0, 2): 0.0, (1, 2): 1.0}  # 0 beats 1, 1 beats 2, 2 beats 0: whoever is left over wins and loses
-    assert _bracket.replay(3, circle) == _bracket.Bracket((), ((0, 1), (0, 2), (1, 2)), (2, 2), upset=True)
-    lost = {(0, 1): 1.0, (2, 3): 1.0, (0, 2): 1.0, (1, 3): 1.0, (0, 3): 0.4}
-    assert _bracket.replay(4, lost).upset and not _bracket.replay(4, {**lost, (0, 3): 0.6}).upset
-    scores, over = _comparisons.through_bracket(4, {pair: Outcome(p, 1 - p) for pair, p in lost.items()}, False)
-    assert scores == [0.5] * 4 and over.final == (0, 3)
-
-
-def test_in_any_tournament_the_finalists_alone_have_the_highest_and_the_lowest_score():
-    for seed in range(300):
-        draw = random.Random(seed)
-        count = draw.randint(2, 17)
-        outcomes: dict = {}
-        while (so_far := _comparisons.bracket(count, outcomes, True)) and so_far.open:
-            outcomes |= {pair: draw.choice((Outcome(1.0, 0.0), Outcome(0.0, 1.0), Outcome(1.0, 1.0))) for pair in so_far.open}
-        scores, over = _comparisons.through_bracket(count, outcomes, True)
-        assert set(over.played) == set(outcomes)
-        if not over.upset:
-            best, worst = over.final
-            assert all(0 < score < 1 for i, score in enumerate(scores) if i not in over.final) and (scores[best], scores[worst]) == (1, 0)
-
-
 # anchor, joint, ensemble
 
 
@@ -363,10 +176,10 @@ def test_an_anchor_from_the_prompts_meta(tmp_path):
     assert len(engine.asked) == 2 * 5 and verdicts[1].scores == (None, None) and verdicts[1].tally == {"without_anchor": (1, 1)}
     assert verdicts[0].scores[2] == pytest.approx(0.5, abs=0.13) and verdicts[0].scores[3] > 0.8 > 0.2 > verdicts[0].scores[0]
     assert len(verdicts[0].wins) == 5 and verdicts[0].detail["anchor"] is None
-    plain = _one(tmp_path / "b", {"kind": "anchor", "judge": {"kind": "rubric"}, "meta": "gold"}, group)
+    plain = verdict_of(tmp_path / "b", {"kind": "anchor", "judge": {"kind": "rubric"}, "meta": "gold"}, group)
     assert plain.scores == (-2, -1, 0, 1, -3) and plain.detail["anchor_score"] == 3
     assert plain.tally["anchor_overlap"] == (0, 1)
-    copied = _one(
+    copied = verdict_of(
         tmp_path / "c",
         {"kind": "anchor", "judge": {"kind": "rubric"}, "meta": "gold"},
         Group("g", ASKED, ("Paris, the capital of France.",), group.meta),
@@ -379,8 +192,8 @@ def test_joint_grades_all_at_once_in_changing_orders(tmp_path):
     verdicts, engine = judge(tmp_path, {"kind": "joint", "samples": 6, "anchor": "gold"}, [group], engine=True)
     (verdict,) = verdicts
     assert verdict.scores == (1, 2, 3, 4, 0, 1) and verdict.detail["anchor_score"] == 3
-    assert len(engine.asked) == 6 and all(len(_shown(request)) == 6 for request in engine.asked), "equal texts are shown once"
-    assert len({tuple(_shown(request)) for request in engine.asked}) > 3
+    assert len(engine.asked) == 6 and all(len(shown(request)) == 6 for request in engine.asked), "equal texts are shown once"
+    assert len({tuple(shown(request)) for request in engine.asked}) > 3
     assert verdict.tally["position_rate"][1] == 6 * (15 - 1), "pairs with different scores: not (3, gold)"
     backwards = judge(tmp_path / "b", {"kind": "joint", "samples": 6}, [Group("g", ASKED, FACTS[::-1], {})])[0]
     assert backwards.scores == (0, 4, 3, 2, 1)
@@ -391,14 +204,14 @@ def test_an_ensemble_by_mean_and_vote(tmp_path):
     texts = ("Paris", "Paris, capital of France", "no idea at all, none, not the least bit")
     body = {"kind": "ensemble", "judges": [{"kind": "rubric"}, "length", {"kind": "pairwise", "mode": "strict"}]}
     group = Group("g", ASKED, texts, {})
-    mean = _one(tmp_path / "mean", body, group)
+    mean = verdict_of(tmp_path / "mean", body, group)
     assert mean.scores == pytest.approx(((0.5 + 0 + 0.5) / 3, (1 + 0.5 + 1) / 3, (0 + 1 + 0) / 3))
     assert mean.wins[1] == pytest.approx((1, 0.5, 2 / 3))
     assert mean.detail["judges"][1]["scores"] == [float(len(text)) for text in texts] and mean.tally["judge_agreement"] == (1, 3)
     assert mean.tally["judges.0.calls_per_prompt"] == (3, 1) and mean.tally["judges.2.calls_per_prompt"] == (6, 1)
-    vote = _one(tmp_path / "vote", {**body, "combine": "vote", "weights": [1, 3, 1]}, group)
+    vote = verdict_of(tmp_path / "vote", {**body, "combine": "vote", "weights": [1, 3, 1]}, group)
     assert vote.wins[2] == pytest.approx((0.6, 0.6, 0.5)) and vote.scores == pytest.approx((0.2, 0.7, 0.6))
-    wary = _one(tmp_path / "wary", {**body, "max_spread": 0.3}, group)
+    wary = verdict_of(tmp_path / "wary", {**body, "max_spread": 0.3}, group)
     assert wary.scores[2] is None and None not in wary.scores[:2] and wary.wins is None
     missing = ensemble.ranks((3.0, None, 1.0, 3.0))
     assert missing == (0.75, None, 0.0, 0.75)
@@ -406,7 +219,7 @@ def test_an_ensemble_by_mean_and_vote(tmp_path):
 
 def test_two_equal_judges_of_an_ensemble_draw_differently(tmp_path):
     body = {"kind": "ensemble", "judges": [{"kind": "rubric", "samples": 9}] * 2}
-    verdict = _one(tmp_path, body, Group("g", ASKED, (FACTS[2],), {}), grader={"noise": 2})
+    verdict = verdict_of(tmp_path, body, Group("g", ASKED, (FACTS[2],), {}), grader={"noise": 2})
     one, other = (each["detail"]["samples"] for each in verdict.detail["judges"])
     assert one != other
 

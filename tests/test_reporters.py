@@ -4,7 +4,6 @@ What is not installed is skipped here; `pip install tensorboard wandb mlflow-ski
 """
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -19,8 +18,8 @@ from pipeline.errors import Refusal
 from pipeline.measured import Row
 from pipeline.profile import Profile, load, plain
 from pipeline.views import diagnostics, facts
+from tests.canned_run import finish, lay_out, recipe
 from tests.core import profile, small
-from tests.test_cli import lay_out, recipe
 
 ROWS = [Row(0, "report", "accuracy", 0.25), Row(1, "report", "accuracy", 0.5), Row(1, "pairs", "dropped.a tie!", 3.0)]
 
@@ -66,12 +65,7 @@ def made(tmp_path_factory):
     body["round"]["diagnosis"] = {"stage": "diagnose", "pairs": "pairs", "judged": "judged", "earlier": "diagnosis@all"}
     body["round"]["diagnosis"]["limits"] = {"longer_wins": 0.9, "text_gap": 2.0}
     (place / "tiny.yaml").write_text(json.dumps(body))
-    before = Path.cwd()
-    os.chdir(place)
-    try:
-        assert cli.call(["run", "tiny.yaml", "--profile", "test.yaml"]) == 0
-    finally:
-        os.chdir(before)
+    finish(place)
     return place
 
 
