@@ -1,4 +1,4 @@
-"""Duality gaps of the self-play methods in the games of tests/games: the table of docs/games.md and its plot.
+"""Duality gaps of the self-play methods in the games of tests/support/games: the table of docs/games.md and its plot.
 
 Run it as `python -m benchmarks.games`; it takes about a minute on one core. It writes between the markers of docs/games.md,
 and docs/games.svg. Everything is exact or seeded: a second run changes nothing, though on another machine what circles or
@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from benchmarks.panels import Line, Panel, drawing
-from tests.games import methods, preferences
-from tests.games.judges import Judge, Noisy
-from tests.games.measure import averages, distances, gaps, play
-from tests.games.methods import Method
-from tests.games.preferences import Game
+from tests.support.games import methods, preferences
+from tests.support.games.judges import Judge, Noisy
+from tests.support.games.measure import averages, distances, gaps, play
+from tests.support.games.methods import Method
+from tests.support.games.preferences import Game
 
 DOCS = Path(__file__).parent.parent / "docs"
 BEGIN, END = "<!-- begin: python -m benchmarks.games -->", "<!-- end -->"

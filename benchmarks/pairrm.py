@@ -13,7 +13,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from tests.pairrm_shaped import pairrm_shaped, reference
+from tests.support.pairrm_shaped import pairrm_shaped, reference
 
 
 def main() -> None:
@@ -35,23 +35,23 @@ def main() -> None:
 def _measure(args: argparse.Namespace, folder: Path) -> None:
     import torch
 
-    from judges import _pairrm
+    from judges.pairrm import network
 
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
     prompts, candidates = _texts(args.groups, args.same)
     asked = sum(len(group) * (len(group) - 1) for group in candidates)
     print(f"{asked} comparisons, width {args.hidden_size}, {args.layers} layers, {args.device} {args.dtype}")
     print(f"{'way':34} {'comparisons/s':>14} {'ratio':>7}")
-    lengths = _pairrm.Lengths(1224, 2048)
+    lengths = network.Lengths(1224, 2048)
     base: float | None = None
     if args.device == "cpu":
         plain = reference(folder)
         todo = [(p, a, b) for p, group in zip(prompts, candidates, strict=True) for a in group for b in group if a is not b]
         base = _line("plain transformers, one at a time", asked, args.repeat, lambda: [plain(*each) for each in todo], None)
-    with _pairrm.load(folder, args.device, args.dtype) as loaded:
-        one = _line("judge, one at a time", asked, args.repeat, lambda: _pairrm.logits(loaded, prompts, candidates, lengths, 1), base)
+    with network.load(folder, args.device, args.dtype) as loaded:
+        one = _line("judge, one at a time", asked, args.repeat, lambda: network.logits(loaded, prompts, candidates, lengths, 1), base)
         for budget in (1024, 2048, 4096, 8192, 16384):
-            run = partial(_pairrm.logits, loaded, prompts, candidates, lengths, budget)
+            run = partial(network.logits, loaded, prompts, candidates, lengths, budget)
             _line(f"judge, {budget} tokens a batch", asked, args.repeat, run, base or one)
 
 

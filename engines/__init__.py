@@ -18,10 +18,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from models.messages import Message
 from pipeline.errors import Refusal
-
-Message = dict[str, str]
-"""{"role": "system" | "user" | "assistant", "content": text}"""
 
 
 @dataclass(frozen=True)

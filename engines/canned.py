@@ -12,7 +12,7 @@ from pathlib import Path
 from pydantic import Field
 
 from engines import Completion, Request, Response
-from engines._draws import mix
+from engines.transformers.draws import mix
 from pipeline.plugin import Settings
 from pipeline.tools import Placement
 

@@ -12,7 +12,7 @@ calls them with `inner(tools, "<field>")`. What is loaded once per worker is loa
 
 from dataclasses import dataclass, replace
 
-from engines import Message
+from models.messages import Message
 from pipeline.plugin import Choice
 from pipeline.tools import Tools
 

@@ -13,8 +13,8 @@ from typing import Annotated, Any, Generic, TypeVar
 from blake3 import blake3
 
 from engines import Completion, Engine, Request, RequestRefused
-from engines._chat import PromptTooLong
 from judges._shield import Shield, specials
+from models.chat import PromptTooLong
 from pipeline.errors import Refusal
 from pipeline.model import endpoint
 from pipeline.plugin import Reads, Settings

@@ -7,9 +7,9 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from judges import _bracket
 from judges._asking import Tally
-from judges._winrates import Table, sigmoid, wins_certain
+from metrics import bracket as brackets
+from metrics.win_rates import Table, sigmoid, wins_certain
 
 _SURE = 1e-9
 """Probabilities are kept this far from 0 and 1 where their logit is taken."""
@@ -84,15 +84,15 @@ def through_baseline(
     return scores, tuple(tuple(_of(one, other) for other in strengths) for one in strengths)
 
 
-def bracket(count: int, outcomes: Mapping[tuple[int, int], Outcome], strict: bool) -> _bracket.Bracket | None:
+def bracket(count: int, outcomes: Mapping[tuple[int, int], Outcome], strict: bool) -> brackets.Bracket | None:
     """The tournament of `count` texts with the comparisons known so far; None if one of them has no verdict: nobody can go on."""
     wins = {pair: win for pair, outcome in outcomes.items() if (win := outcome.wins(strict)) is not None}
-    return _bracket.replay(count, wins) if len(wins) == len(outcomes) else None
+    return brackets.replay(count, wins) if len(wins) == len(outcomes) else None
 
 
 def through_bracket(
     count: int, outcomes: Mapping[tuple[int, int], Outcome], strict: bool
-) -> tuple[list[float | None], _bracket.Bracket | None]:
+) -> tuple[list[float | None], brackets.Bracket | None]:
     """The share of its comparisons that each text won, a tie being won by the first: 1 for the winner alone, 0 for the loser alone.
 
     One comparison without a verdict leaves all undecided. After an upset all have 0.5: comparisons that contradict each other rank nobody.
@@ -103,7 +103,7 @@ def through_bracket(
     if over.upset:
         return [0.5] * count, over
     wins = {pair: outcome.wins(strict) or 0.0 for pair, outcome in outcomes.items()}
-    won = [_bracket.winner(game, wins) for game in over.played]
+    won = [brackets.winner(game, wins) for game in over.played]
     scores: list[float | None] = [won.count(i) / sum(i in game for game in over.played) for i in range(count)]
     # Whoever was left over stands in both brackets; as a finalist it counts by the one that it came through.
     scores[over.final[0]], scores[over.final[1]] = 1.0, 0.0

@@ -8,8 +8,8 @@ five-point rubric follows Self-Rewarding (arXiv:2401.10020), the six-point one D
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from engines import Message
 from judges._shield import Shield
+from models.messages import Message
 from pipeline.plugin import unknown
 
 

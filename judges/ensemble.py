@@ -14,7 +14,7 @@ from pydantic import Field, model_validator
 
 from judges import Group, Verdict, inner
 from judges import uses as uses_of
-from judges._winrates import Table, wins_certain
+from metrics.win_rates import Table, wins_certain
 from pipeline.plugin import Choice, Picks, Settings
 from pipeline.tools import Tools
 

@@ -12,7 +12,7 @@ from fractions import Fraction
 from typing import Any, Literal
 
 from judges import Group, Verdict
-from judges._winrates import wins_certain
+from metrics.win_rates import wins_certain
 from pipeline.plugin import Settings
 
 VERSION = 1

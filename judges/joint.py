@@ -13,7 +13,7 @@ from pydantic import Field, model_validator
 
 from judges import Group, Verdict, _asking, _grammar, _prompts
 from judges._shield import Shield
-from judges._winrates import wins_certain
+from metrics.win_rates import wins_certain
 from pipeline.tools import Tools
 
 VERSION = 1

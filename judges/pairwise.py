@@ -16,9 +16,9 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from judges import Group, Verdict, _asking, _comparisons, _grammar, _prompts
-from judges._bracket import Game
 from judges._comparisons import Outcome
 from judges._shield import Shield
+from metrics.bracket import Game
 from pipeline.tools import Tools
 
 VERSION = 1

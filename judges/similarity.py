@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import Field
 
 from judges import Group, Verdict
-from judges._winrates import wins_aggregated, wins_certain
+from metrics.win_rates import wins_aggregated, wins_certain
 from pipeline.plugin import Settings
 
 VERSION = 1

@@ -55,7 +55,7 @@ WANTS = {
 
 
 @dataclass(frozen=True)
-class Extra:
+class ExtraResponses:
     """One further response for each unit, in the order of the units."""
 
     logps_UT: Tensor
@@ -93,7 +93,7 @@ class Batch:
     """P(response beats a sample of the policy that made it), if NEEDS has "win_rates"."""
     score_N: Tensor | None = None
     """The judge's score, if NEEDS has "scores"."""
-    extra: tuple[Extra, ...] = ()
+    extra: tuple[ExtraResponses, ...] = ()
     """Further responses of each unit, if NEEDS has "extra"; as many as the module's EXTRAS."""
     token_kl_NT: Tensor | None = None
     """KL(reference || policy) at each response token over the vocabulary, in nats, with gradient, if NEEDS has "token_kl"."""

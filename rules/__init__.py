@@ -5,7 +5,7 @@ A rule module has `VERSION`, `Config` and
     choose(config, group: Judged) -> tuple[list[Pick], str | None]
 
 the picks of one group, and the reason if there are none (a short name such as "tie", counted as a fact).
-Near-duplicates, repetitions and lengths are the pair stage's business (`rules._filters`), for every rule alike.
+Near-duplicates, repetitions and lengths are the pair stage's business, for every rule alike.
 """
 
 from dataclasses import dataclass

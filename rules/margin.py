@@ -7,8 +7,9 @@ responses are negatives whatever their score, and never positives; how the paper
 
 from pydantic import Field
 
+from metrics import ngrams
 from pipeline.plugin import Settings
-from rules import Judged, Pick, _filters, _scored
+from rules import Judged, Pick, _scored
 
 VERSION = 1
 
@@ -28,7 +29,7 @@ class Config(Settings):
 
 def choose(config: Config, group: Judged) -> tuple[list[Pick], str | None]:
     """All qualifying pairs, or why there is none: single, undecided, no_positive, gap."""
-    flagged = {i for i, text in enumerate(group.texts) if config.repetitive is not None and _filters.repeated(text) >= config.repetitive}
+    flagged = {i for i, text in enumerate(group.texts) if config.repetitive is not None and ngrams.repeated(text) >= config.repetitive}
     scored = _scored.decided(group)
     usable = sorted(flagged.union(scored))
     if reason := _scored.why_none(group, usable):

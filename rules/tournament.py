@@ -5,8 +5,8 @@ kept only if the winner beats the loser too. Of the K(K-1)/2 comparisons in the 
 `pairwise` with `against: tournament` makes no others. Without a table the higher score wins, which is `best_vs_worst`.
 """
 
-from judges import _bracket
-from judges._winrates import wins_certain
+from metrics import bracket
+from metrics.win_rates import wins_certain
 from pipeline.plugin import Settings
 from rules import Judged, Pick
 
@@ -25,5 +25,5 @@ def choose(config: Config, group: Judged) -> tuple[list[Pick], str | None]:
     wins = wins_certain(group.scores) if group.wins is None else group.wins
     if wins is None:
         return [], "undecided"
-    played = _bracket.replay(count, {(i, j): wins[i][j] for i in range(count) for j in range(i + 1, count)})
+    played = bracket.replay(count, {(i, j): wins[i][j] for i in range(count) for j in range(i + 1, count)})
     return ([], "upset") if played.upset or played.final is None else ([Pick(*played.final)], None)

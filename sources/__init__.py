@@ -11,7 +11,7 @@ lazily, in a fixed order. What is malformed is a Refusal that says where (file a
 
 from dataclasses import dataclass, field
 
-from engines import Message
+from models.messages import Message
 
 
 @dataclass(frozen=True)

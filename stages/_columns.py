@@ -11,8 +11,8 @@ from typing import Any, cast
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from engines import Message
 from judges import Group
+from models.messages import Message
 
 Spans = list[tuple[int, int]]
 """Where each row's items lie in the flattened column."""

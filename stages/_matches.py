@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from judges import Group, Verdict, exact_answer
-from judges._winrates import wins_certain
+from metrics.win_rates import wins_certain
 from pipeline import rows
 from pipeline.artifact import Facts
 from pipeline.errors import Refusal

@@ -14,7 +14,7 @@ from blake3 import blake3
 from pydantic import Field, model_validator
 
 from engines import Completion, Engine, Request, RequestRefused
-from engines._chat import PromptTooLong
+from models.chat import PromptTooLong
 from pipeline.artifact import Artifact, Facts
 from pipeline.errors import Refusal
 from pipeline.plugin import Reads, Settings

@@ -49,9 +49,9 @@ def run(config: Config, inputs: dict[str, tuple[Artifact, ...]], out: Path, tool
 
 
 def _shard(config: Config, table: pa.Table, tools: Tools) -> tuple[pa.Table, Facts]:
-    from trainers import _score
+    from models import score
 
     forward = tools.profile.forward
-    model, tokenizer = tools.warm(_score.opened, tools.model("model"), dtype=forward.dtype, device=forward.device)
+    model, tokenizer = tools.warm(score.opened, tools.model("model"), dtype=forward.dtype, device=forward.device)
     kind = "pairs" if "chosen" in table.column_names else "candidates"
-    return _score.score(model, tokenizer, table, kind, config.max_length, forward.tokens_per_batch)
+    return score.score(model, tokenizer, table, kind, config.max_length, forward.tokens_per_batch)

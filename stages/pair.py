@@ -15,12 +15,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import Field
 
-from judges._winrates import win_rates
+from metrics import ngrams
+from metrics.win_rates import win_rates
 from pipeline.artifact import Artifact, Facts
 from pipeline.errors import Refusal
 from pipeline.plugin import Choice, Gate, Picks, Reads, Settings
 from pipeline.tools import Tools
-from rules import Judged, Pick, _filters
+from rules import Judged, Pick
 from stages import _columns, _join
 from stages._verdicts import ratio
 
@@ -122,13 +123,34 @@ def _filtered(
     """The pairs that pass; those that do not are counted, and the first one's reason is the group's if none is left."""
     kept: list[Pick] = []
     for pick in picks:
-        why = _filters.reason(group.texts[pick.chosen], group.texts[pick.rejected], **filters)
+        why = _reason(group.texts[pick.chosen], group.texts[pick.rejected], **filters)
         if why is None:
             kept.append(pick)
         else:
             counts[why] = counts.get(why, 0) + 1
             reason = reason or why
     return kept, reason
+
+
+def _reason(
+    chosen: str,
+    rejected: str,
+    *,
+    near_duplicate: float | None = None,
+    repetitive: float | None = None,
+    max_chosen_characters: int | None = None,
+    max_length_ratio: float | None = None,
+) -> str | None:
+    """Why a pair is left out: near_duplicate, repetitive (the chosen one), long_chosen or length_ratio; None if it is not."""
+    if near_duplicate is not None and ngrams.similarity(chosen, rejected) >= near_duplicate:
+        return "near_duplicate"
+    if repetitive is not None and ngrams.repeated(chosen) >= repetitive:
+        return "repetitive"
+    if max_chosen_characters is not None and len(chosen) > max_chosen_characters:
+        return "long_chosen"
+    if max_length_ratio is not None and len(chosen) > max_length_ratio * len(rejected):
+        return "length_ratio"
+    return None
 
 
 def _groups(table: pa.Table, responses: Any, spans: _columns.Spans, wins: Sequence[Any], seed: int) -> Iterator[Judged]:

@@ -17,7 +17,7 @@ from pipeline.artifact import Artifact, Facts
 from pipeline.errors import Refusal
 from pipeline.plugin import Choice, Picks, Reads
 from pipeline.tools import Tools
-from trainers import Beside, Job, Optimisation
+from training.job import ExtraResponses, Job, Optimisation
 
 VERSION = 1
 MAKES = "model"
@@ -142,7 +142,7 @@ def run(config: Config, inputs: dict[str, tuple[Artifact, ...]], out: Path, tool
         optimisation=Optimisation(**{name: getattr(config, name) for name in Optimisation.model_fields}),
         seed=tools.seed,
         history=tuple(each.path for each in inputs.get("history", ())),
-        extra=tuple(Beside(path, scored[i] if scored else None) for i, path in enumerate(extra)),
+        extra=tuple(ExtraResponses(path, scored[i] if scored else None) for i, path in enumerate(extra)),
         reference_model=tools.model("reference_model") if config.reference_model is not None else None,
         labels=tools.model("labels") if config.labels is not None else None,
         optimizer=tools.model("optimizer") if config.optimizer is not None else None,

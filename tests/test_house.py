@@ -23,15 +23,17 @@ PLUGINS = [(folder, kind) for folder in plugin.FOLDERS for kind in plugin.names(
 # Which of our own packages a package may import, beside itself.
 ALLOWED = {
     "pipeline": set(),
-    "engines": {"pipeline"},
-    "judges": {"pipeline", "engines"},
-    "objectives": {"pipeline"},
-    "trainers": {"pipeline", "engines", "objectives"},
-    "rules": {"pipeline", "judges"},
-    "sources": {"pipeline", "engines"},
     "metrics": set(),
+    "models": {"pipeline"},
+    "engines": {"pipeline", "models"},
+    "judges": {"pipeline", "metrics", "models", "engines"},
+    "objectives": {"pipeline"},
+    "training": {"pipeline", "models", "objectives"},
+    "trainers": {"pipeline", "models", "training"},
+    "rules": {"pipeline", "metrics"},
+    "sources": {"pipeline", "models"},
     "reporters": {"pipeline"},
-    "stages": {"pipeline", "engines", "judges", "objectives", "trainers", "rules", "sources", "metrics"},
+    "stages": {"pipeline", "metrics", "models", "engines", "judges", "objectives", "training", "trainers", "rules", "sources"},
 }
 
 
@@ -51,6 +53,68 @@ def _imports(path: Path, *, top_only: bool = False) -> set[str]:
     return found
 
 
+def _modules() -> dict[str, Path]:
+    """Every module of every room, by its dotted name."""
+    found = {}
+    for folder in ALLOWED:
+        for path in _sources(folder):
+            parts = path.relative_to(ROOT).with_suffix("").parts
+            found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+def _edges(path: Path, modules: dict[str, Path]) -> set[str]:
+    """The modules of ours that a file imports, anywhere in it: at the top, in functions, for types alone."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            full = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= (full & modules.keys()) or {node.module}
+    return found
+
+
+def test_no_room_imports_a_private_module_of_another():
+    for name, path in _modules().items():
+        room = name.split(".")[0]
+        foreign = [each for each in _edges(path, _modules()) if each.split(".")[0] in set(ALLOWED) - {room}]
+        private = [each for each in foreign if any(part.startswith("_") for part in each.split("."))]
+        assert not private, f"{path.relative_to(ROOT)} imports {private}"
+
+
+def test_no_import_goes_in_a_circle():
+    """Neither when it runs nor in types: a circle says that two modules are one, or that a third is missing."""
+    modules = _modules()
+    edges = {name: _edges(path, modules) & modules.keys() - {name} for name, path in modules.items()}
+    done: set[str] = set()
+
+    def visit(name: str, above: tuple[str, ...]) -> None:
+        assert name not in above, " -> ".join((*above[above.index(name) :], name))
+        if name not in done:
+            for each in sorted(edges[name]):
+                visit(each, (*above, name))
+            done.add(name)
+
+    for name in modules:
+        visit(name, ())
+
+
+def test_tests_mirror_the_rooms():
+    """Every room has its tests beside its name, and no folder of tests is named after nothing."""
+    other = {"runs", "real", "golden", "support"}
+    folders = {path.name for path in (ROOT / "tests").iterdir() if path.is_dir() and path.name != "__pycache__"}
+    assert folders - other == set(ALLOWED)
+    assert all(list((ROOT / "tests" / room).glob("test_*.py")) for room in ALLOWED)
+    assert [path.name for path in (ROOT / "tests").glob("test_*.py")] == ["test_house.py"]
+
+
+def test_few_modules_are_private():
+    """What is worth a file is worth a name that others can import; what only the plugins of one room share is private to it."""
+    private = [path for path in _modules().values() if path.name.startswith("_") and path.name != "__init__.py"]
+    assert len(private) <= 26
+
+
 @pytest.mark.parametrize("folder", ALLOWED)
 def test_imports_point_one_way(folder):
     for path in _sources(folder):
@@ -58,7 +122,7 @@ def test_imports_point_one_way(folder):
         assert ours <= ALLOWED[folder], f"{path.relative_to(ROOT)} imports {ours - ALLOWED[folder]}"
         if folder == "pipeline":
             heavy = _imports(path) & set(HEAVY)
-            in_ray = path.is_relative_to(ROOT / "pipeline/executors") and path.name.lstrip("_").startswith("ray")
+            in_ray = path.is_relative_to(ROOT / "pipeline/executors/ray")
             assert heavy <= ({"ray"} if in_ray else set()), f"{path.relative_to(ROOT)} imports {heavy}"
 
 

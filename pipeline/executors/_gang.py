@@ -20,8 +20,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from pipeline import processes
 from pipeline.errors import Refusal
-from pipeline.executors import _processes
 from pipeline.tools import Placement
 
 LOOK_S = 0.05
@@ -50,7 +50,7 @@ def run(rank: Callable[..., Any], args: tuple[Any, ...], placement: Placement, w
     (folder / "call.pickle").write_bytes(pickle.dumps((rank, args)))
     port = free_port()
     ranks: list[subprocess.Popen[bytes]] = []
-    with _processes.guard():
+    with processes.guard():
         try:
             for index in range(placement.workers):
                 ranks.append(_start(folder, environment(index, placement.workers, index, placement.workers, "127.0.0.1", port), index))
@@ -152,7 +152,7 @@ def _record(folder: Path, index: int, kind: type[BaseException], error: BaseExce
 
 
 def _main(folder: Path, index: int, parent: int) -> None:
-    _processes.die_with(parent)
+    processes.die_with(parent)
     sys.excepthook = partial(_record, folder, index)
     rank, args = pickle.loads((folder / "call.pickle").read_bytes())
     value = rank(*args)

@@ -13,7 +13,7 @@ def check_trajectory(vector: Vector, dtype: str) -> None:
     """The policy after each step of the vector's method."""
     import torch
 
-    from tests.games.judges import Exact
+    from tests.support.games.judges import Exact
 
     given, params = vector["inputs"], vector["params"]
     wide = getattr(torch, dtype)
@@ -30,7 +30,7 @@ def check_trajectory(vector: Vector, dtype: str) -> None:
 
 
 def _regression(judge: Any, theta_N: Any, log_reference_N: Any, params: dict[str, float], log_opponent_N: Any) -> Any:
-    from tests.games import methods
+    from tests.support.games import methods
 
     # The mirror descent's eta that makes the learning rate the vector's.
     eta = 4 * params["sgd_lr"] / (params["beta"] * len(theta_N))
@@ -51,20 +51,20 @@ def nash_md(judge: Any, theta_N: Any, log_reference_N: Any, params: dict[str, fl
 
 
 def online_ipo_2(judge: Any, theta_N: Any, log_reference_N: Any, params: dict[str, float]) -> Any:
-    from tests.games import methods
+    from tests.support.games import methods
 
     return methods.ipo_step(params["beta"], params["sgd_lr"], judge, theta_N, log_reference_N)
 
 
 def nash_md_pg(judge: Any, theta_N: Any, log_reference_N: Any, params: dict[str, float]) -> Any:
-    from tests.games import methods
+    from tests.support.games import methods
 
     opponent_N = _mixture(theta_N, log_reference_N, params)
     return methods.nash_md_pg_step(params["beta"], params["sgd_lr"], judge, theta_N, log_reference_N, opponent_N)
 
 
 def _mixture(theta_N: Any, log_reference_N: Any, params: dict[str, float]) -> Any:
-    from tests.games import methods
+    from tests.support.games import methods
 
     rate = params.get("true_lr", 2 * params["sgd_lr"] / (params["beta"] * len(theta_N)))
     return methods.mixed(theta_N.log_softmax(0), log_reference_N, rate * params["beta"])
@@ -83,7 +83,7 @@ def check_sppo_update(vector: Vector, dtype: str) -> None:
     """What minimises SPPO's expected loss over log-weights that need not be normalised, and is then normalised."""
     import torch
 
-    from tests.games.learner import minimise, objective, unnormalised
+    from tests.support.games.learner import minimise, objective, unnormalised
 
     judge, log_last_N = _last(vector, dtype)
     eta, expected = vector["params"]["eta"], vector["expected"]
@@ -105,7 +105,7 @@ def check_inpo_update(vector: Vector, dtype: str) -> None:
     """What minimises INPO's expected loss on pairs of the last policy."""
     import torch
 
-    from tests.games.learner import minimise, objective, softmax
+    from tests.support.games.learner import minimise, objective, softmax
 
     judge, log_last_N = _last(vector, dtype)
     params, expected = vector["params"], vector["expected"]
@@ -120,14 +120,14 @@ def check_inpo_update(vector: Vector, dtype: str) -> None:
 def _last(vector: Vector, dtype: str) -> tuple[Any, Any]:
     import torch
 
-    from tests.games.judges import Exact
+    from tests.support.games.judges import Exact
 
     wide = getattr(torch, dtype)
     return Exact(torch.tensor(vector["inputs"]["P"], dtype=wide)), torch.tensor(vector["inputs"]["log_pi_t"], dtype=wide)
 
 
 def _own_pairs(judge: Any, log_last_N: Any, **more: Any) -> Any:
-    from tests.games.learner import Data
+    from tests.support.games.learner import Data
 
     last_N = log_last_N.exp()
     return Data(judge.pairs(last_N, last_N), win_rate_N=judge.win_rates(log_last_N), **more)
@@ -146,10 +146,10 @@ def check_extrapolated_policy(vector: Vector, dtype: str) -> None:
 def _extrapolated(vector: Vector, dtype: str, new: str, previous: str) -> Any:
     import torch
 
-    from stages import _extrapolate
+    from stages.merge import arithmetic
 
     both = (torch.tensor(vector["inputs"][name], dtype=getattr(torch, dtype)) for name in (new, previous))
-    return _extrapolate.extrapolate(*both, vector["params"]["alpha"])
+    return arithmetic.extrapolate(*both, vector["params"]["alpha"])
 
 
 CHECKS: dict[tuple[str, str], Callable[[Vector, str], None]] = {

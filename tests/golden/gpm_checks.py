@@ -12,7 +12,7 @@ def check_two(vector: Vector, dtype: str) -> None:
     """Batches of chosen and rejected embeddings, with a gate where the vector has one."""
     import torch
 
-    from judges._gpm import preference
+    from judges.gpm.network import preference
 
     kind, expected, tau = getattr(torch, dtype), vector["expected"], vector["params"]["tau"]
     given = {name: torch.tensor(value, dtype=kind, requires_grad=True) for name, value in vector["inputs"].items() if _numbers(value)}
@@ -38,8 +38,8 @@ def check_table(vector: Vector, dtype: str) -> None:
     """All pairs of K embeddings."""
     import torch
 
-    from judges._gpm import preference
-    from judges._winrates import wins_pairwise
+    from judges.gpm.network import preference
+    from metrics.win_rates import wins_pairwise
 
     inputs, expected = vector["inputs"], vector["expected"]
     given = {name: torch.tensor(value, dtype=getattr(torch, dtype)) for name, value in inputs.items() if _numbers(value)}

@@ -5,12 +5,12 @@ from tests.golden.compare import Vector, same
 
 def check_pair_building(vector: Vector, dtype: str) -> None:
     """Scores -> win table -> win rates -> pair, as SPPO's compute_prob.py does it."""
-    from judges import _winrates
+    from metrics import win_rates
     from rules import Judged, best_vs_worst
 
     scores, expected = vector["inputs"]["rm_scores"], vector["expected"]
-    table = _winrates.wins_aggregated(scores)
-    rates = _winrates.win_rates(table)
+    table = win_rates.wins_aggregated(scores)
+    rates = win_rates.win_rates(table)
     chosen, rejected = expected["chosen_index"], expected["rejected_index"]
     same("win table", [list(row) for row in table], expected["probability"], dtype, 1.0)
     same("win rate of the chosen", rates[chosen], expected["chosen_probs_win"], dtype, 1.0)
@@ -25,11 +25,11 @@ def check_pair_building(vector: Vector, dtype: str) -> None:
 
 def check_pairrm_scores(vector: Vector, dtype: str) -> None:
     """Directed logits -> scores and ranks; the vectors were computed in float32."""
-    from judges import _winrates
+    from metrics import win_rates
 
     inputs, expected = vector["inputs"], vector["expected"]
     two = [[0.0, inputs["logit_AB"]], [inputs["logit_BA"], 0.0]] if "logit_AB" in inputs else None
-    scores = _winrates.scores_from_logits(two or inputs["cmp_logits"])
+    scores = win_rates.scores_from_logits(two or inputs["cmp_logits"])
     same("scores", list(scores), expected["scores"], "float32", 1.0)
     if "ranks" in expected:
         assert [1 + sum(other > mine for other in scores) for mine in scores] == expected["ranks"]

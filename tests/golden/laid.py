@@ -81,9 +81,9 @@ def spread(total_N: Tensor, mask_NT: Tensor) -> Tensor:
     return torch.nn.functional.pad(total_N[:, None], (0, mask_NT.shape[1] - 1))
 
 
-def extra(total_U: Tensor, ref_U: Tensor | None = None) -> objectives.Extra:
+def extra(total_U: Tensor, ref_U: Tensor | None = None) -> objectives.ExtraResponses:
     """An extra response of each unit of which the sum over tokens is given."""
-    return objectives.Extra(
+    return objectives.ExtraResponses(
         total_U[:, None], torch.ones(len(total_U), 1, dtype=torch.bool), None if ref_U is None else ref_U.to(total_U.dtype)[:, None]
     )
 

@@ -62,11 +62,11 @@ def check_gpo(vector: Vector, dtype: str) -> None:
 
     import torch
 
-    from judges import _winrates
+    from metrics import win_rates
     from tests.golden import laid
 
     given, params = vector["inputs"], vector["params"]
-    scores = _winrates.scores_from_logits(given["raw_score_table_s_over_tau"])
+    scores = win_rates.scores_from_logits(given["raw_score_table_s_over_tau"])
     if not params.get("table_doubling", True):
         scores = tuple(score / 2 for score in scores)
     chosen, rejected = scores.index(max(scores)), scores.index(min(scores))
@@ -103,7 +103,7 @@ def check_xpo(vector: Vector, dtype: str) -> None:
 
     import torch
 
-    from objectives import Extra
+    from objectives import ExtraResponses
     from tests.golden import laid
 
     inputs, params = _inputs(vector, dtype), vector["params"]
@@ -117,7 +117,7 @@ def check_xpo(vector: Vector, dtype: str) -> None:
         batch,
         pair_w_P=torch.where(wins_P, at_P, at_P + len(own)),
         pair_l_P=torch.where(wins_P, at_P + len(own), at_P),
-        extra=(Extra(theirs, mask_NT[: len(own)]),),
+        extra=(ExtraResponses(theirs, mask_NT[: len(own)]),),
     )
     parts = vector.get("expected_parts", {})
     base = "ipo" if "ipo" in vector["variant"].lower() else "sigmoid"

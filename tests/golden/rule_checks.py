@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from judges import _bracket, _winrates
+from metrics import bracket, win_rates
 from rules import Judged, margin, tournament
 
 Vector = dict[str, Any]
@@ -15,7 +15,7 @@ def check_tournament(vector: Vector, dtype: str) -> None:
     """INPO's selection over a win table: the pair, and how many comparisons it takes."""
     table, expected = vector["inputs"]["pref"], vector["expected"]
     count = vector["params"]["K"]
-    played = _bracket.replay(count, {(i, j): table[i][j] for i in range(count) for j in range(i + 1, count)})
+    played = bracket.replay(count, {(i, j): table[i][j] for i in range(count) for j in range(i + 1, count)})
     assert played.final == (expected["winner"], expected["loser"])
     assert len(played.played) == expected["num_comparisons"] and played.upset is not expected["keep_pair"]
     group = _group(["policy"] * count, [0.0] * count, table)
@@ -41,15 +41,15 @@ def check_margins(vector: Vector, dtype: str) -> None:
 def check_prob_from_raw(vector: Vector, dtype: str) -> None:
     """GPM's script: P = sigmoid(t_ij - t_ji), twice the mean logit of both orders that `wins_pairwise` takes."""
     logits, expected = vector["inputs"]["table"], vector["expected"]
-    found = _winrates.wins_pairwise([[2 * logit for logit in row] for row in logits])
+    found = win_rates.wins_pairwise([[2 * logit for logit in row] for row in logits])
     _same(found, expected["prob"])
-    _same([_winrates.win_rates(found)], [expected["row_mean"]])
-    _same([_winrates.scores_from_logits(logits)], [expected["rank_scores"]])
+    _same([win_rates.win_rates(found)], [expected["row_mean"]])
+    _same([win_rates.scores_from_logits(logits)], [expected["rank_scores"]])
 
 
 def check_rewards(vector: Vector, dtype: str) -> None:
     """SPO's reward of a response: its win rate against the others of the batch, itself left out."""
-    found, expected = _winrates.win_rates(vector["inputs"]["pref"], include_self=False), vector["expected"]
+    found, expected = win_rates.win_rates(vector["inputs"]["pref"], include_self=False), vector["expected"]
     _same([found], [expected["reward"]])
     known = [rate for rate in found if rate is not None]
     mean = sum(known) / len(known)

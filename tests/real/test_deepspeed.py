@@ -13,15 +13,16 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 
-from engines import _canary
+from models import canary, forward
 from pipeline import plugin
 from pipeline.errors import Refusal
 from pipeline.executors.inline import InlinePool
 from pipeline.tools import Tools
-from tests.core import profile
-from tests.models import tiny_llama
-from tests.training_jobs import pairs_job
-from trainers import Job, _course, _forward
+from tests.support.core import profile
+from tests.support.models import tiny_llama
+from tests.support.training_jobs import pairs_job
+from training import state
+from training.job import Job
 
 pytestmark = pytest.mark.real
 COUNT = 21  # the last step has 5 pairs, which two ranks cannot share evenly
@@ -39,7 +40,7 @@ def tools(work: Path, trainer: dict[str, Any]) -> Tools:
 def train(made: Job, **settings: Any) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     choice = plugin.parse("trainers", settings)
     facts = choice.module.train(choice.config, made, tools(made.work, settings))
-    return facts, [json.loads(line) for line in (made.out / _course.METRICS).read_text().splitlines()]
+    return facts, [json.loads(line) for line in (made.out / state.METRICS).read_text().splitlines()]
 
 
 @pytest.fixture(scope="module")
@@ -63,9 +64,9 @@ def test_every_zero_stage_trains_as_one_process_does(tmp_path: Path, model: Path
     assert ours.keys() == theirs.keys()
     for name in ours:
         assert (ours[name] - theirs[name]).abs().max().item() < 1e-4, name
-    stored = _canary.read(made.out)
+    stored = canary.read(made.out)
     assert stored is not None
-    assert _canary.difference(stored[1], _canary.measure(_forward.load(made.out, "float32", "cpu"), stored[0])) < 1e-4
+    assert canary.difference(stored[1], canary.measure(forward.load(made.out, "float32", "cpu"), stored[0])) < 1e-4
 
 
 @pytest.mark.parametrize(("stage", "objective"), [(2, "kto"), (3, {"kind": "sparsepo", "masks": "independent"})])
@@ -116,11 +117,12 @@ def test_a_killed_training_goes_on_where_it_was(tmp_path: Path, model: Path, sta
 
 
 def test_other_ranks_than_it_was_begun_with_are_refused(tmp_path: Path, model: Path) -> None:
-    from trainers import _checkpoint, _ranks
+    from trainers.deepspeed import worker
+    from training import checkpoint
 
     made = pairs_job(tmp_path, model, count=COUNT)
     begun = plugin.parse("trainers", {"kind": "deepspeed", "ranks": 2}).config
-    (_checkpoint.begin(made.work, 1) / "x").write_bytes(b"x")
-    _checkpoint.seal(made.work, 1, _ranks.maker(begun), [{}])
+    (checkpoint.begin(made.work, 1) / "x").write_bytes(b"x")
+    checkpoint.seal(made.work, 1, worker.maker(begun), [{}])
     with pytest.raises(Refusal, match="ranks=2.* the profile now says .*ranks=3"):
         train(made, kind="deepspeed", ranks=3)

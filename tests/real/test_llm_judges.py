@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from judges import Group, pairwise, rubric
-from tests.models import tiny_llama
-from tests.plugins.grader import shared
-from tests.steps import folder, tools
+from tests.support.models import tiny_llama
+from tests.support.plugins.grader import shared
+from tests.support.steps import folder, tools
 
 pytestmark = pytest.mark.real
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"

@@ -17,14 +17,14 @@ import torch
 from transformers import AutoTokenizer
 
 from engines import RequestRefused, openai
-from engines._chat import PromptTooLong, fingerprint, render
+from models.chat import PromptTooLong, fingerprint, render
 from pipeline import rows
 from pipeline.errors import Refusal
-from tests import engine_contract as contract
-from tests import steps
-from tests.engine_contract import ask
-from tests.faulty_server import FaultyServer, planned
-from tests.models import tiny_llama
+from tests.support import engine_contract as contract
+from tests.support import steps
+from tests.support.engine_contract import ask
+from tests.support.faulty_server import FaultyServer, planned
+from tests.support.models import tiny_llama
 
 pytestmark = pytest.mark.real
 KEY = "sk-of-the-test-server"

@@ -14,24 +14,23 @@ from typing import Any
 
 import pytest
 
+from pipeline import processes, recipe, run
 from pipeline import profile as profiles
-from pipeline import recipe, run
 from pipeline.artifact import read
 from pipeline.build import Context
 from pipeline.errors import Problems, Refusal
-from pipeline.executors import _processes
 from pipeline.profile import Profile
 from pipeline.recipe import Recipe
-from tests import core
+from tests.support import core
 
 pytestmark = pytest.mark.real
-WORDS = {"words": {"stage": "tests.plugins.words", "take": 12}}
+WORDS = {"words": {"stage": "tests.support.plugins.words", "take": 12}}
 RAY = {"kind": "ray", "num_cpus": 2}
 
 
 def nodes(**round_nodes: Any) -> Recipe:
     """One round; a node is given by its settings of the stage `sleepy`, reading `words` unless it says otherwise."""
-    body = {name: {"stage": "tests.plugins.sleepy", "prompts": "words", **settings} for name, settings in round_nodes.items()}
+    body = {name: {"stage": "tests.support.plugins.sleepy", "prompts": "words", **settings} for name, settings in round_nodes.items()}
     return recipe.make({"name": "sleepy", "rounds": 1, "start": WORDS, "round": body}, "test")
 
 
@@ -62,9 +61,9 @@ def until(holds: Any, timeout_s: float = 30.0) -> None:
 
 @pytest.fixture(autouse=True)
 def nothing_is_left_behind() -> Iterator[None]:
-    before = {each.pid for each in _processes.descendants(os.getpid())}
+    before = {each.pid for each in processes.descendants(os.getpid())}
     yield
-    until(lambda: {each.pid for each in _processes.descendants(os.getpid())} <= before, 10)
+    until(lambda: {each.pid for each in processes.descendants(os.getpid())} <= before, 10)
 
 
 def test_ray_builds_the_bytes_that_inline_builds_and_tells_of_each_step(tmp_path: Path) -> None:
@@ -134,7 +133,7 @@ def test_refusals_and_bugs_cross_the_processes_as_what_they_are(tmp_path: Path, 
 
 def test_what_the_cluster_can_never_give_is_refused_before_anything_runs(tmp_path: Path) -> None:
     settings = profile(forward={"replicas": 1, "gpu_fraction": 0.0, "cpus": 64})
-    body = {"name": "big", "rounds": 1, "start": WORDS, "round": {"a": {"stage": "tests.plugins.asks", "prompts": "words"}}}
+    body = {"name": "big", "rounds": 1, "start": WORDS, "round": {"a": {"stage": "tests.support.plugins.asks", "prompts": "words"}}}
     asked = recipe.make(body, "test")
     said = r"round-01/a: its forward asks for 1 x \(0 GPUs, 64 cores\), and the cluster has room for 0: 0 GPUs and 2 cores on 1 nodes"
     with pytest.raises(Problems, match=said):
@@ -159,7 +158,7 @@ def test_a_killed_driver_leaves_nothing_behind_and_the_same_command_goes_on(tmp_
     driver = subprocess.Popen(command, cwd=Path(__file__).parent.parent.parent)
     look = "round-01/.a.*/work/shards/rows-*.parquet" if moment == "map" else "round-01/.b.*/work/writers"
     until(lambda: list(folder.glob(look)), 60)
-    below = _processes.descendants(driver.pid)
+    below = processes.descendants(driver.pid)
     assert len(below) >= 8, "a cluster and its workers run"
     driver.send_signal(signal.SIGKILL)
     driver.wait()
@@ -177,7 +176,7 @@ import threading
 from pathlib import Path
 from pipeline import run
 from pipeline.errors import Refusal
-from tests import core
+from tests.support import core
 settings = core.profile(executor={"kind": "ray", "address": sys.argv[1]}, workers=2)
 try:
     run.run(core.small(rounds=1), settings, Path(sys.argv[2]))
@@ -222,7 +221,7 @@ run.run(t.nodes(a={"seconds": 5.0}), settings, Path(sys.argv[2]))
 
 def assert_the_job_ends_with_its_driver(port: int, folder: Path, environment: dict[str, str]) -> None:
     def workers() -> list[str]:
-        titles = [title_of(each.pid) for each in _processes.descendants(os.getpid())]
+        titles = [title_of(each.pid) for each in processes.descendants(os.getpid())]
         return [title for title in titles if title.startswith(("ray::Worker", "ray::round"))]
 
     driver = subprocess.Popen([sys.executable, "-c", JOB, f"127.0.0.1:{port}", str(folder)], env=environment)
@@ -233,7 +232,7 @@ def assert_the_job_ends_with_its_driver(port: int, folder: Path, environment: di
 
 
 def test_ranks_see_the_gpus_of_their_node_and_use_the_one_of_their_local_rank() -> None:
-    from pipeline.executors._ray_gang import environments
+    from pipeline.executors.ray.gang import environments
 
     places = [("a", "10.0.0.1", ["0"]), ("b", "10.0.0.2", ["5"]), ("a", "10.0.0.1", ["3"]), ("b", "10.0.0.2", ["1"])]
     made = environments(places, 4000)
@@ -255,7 +254,7 @@ def cluster(port: int, environment: dict[str, str], logs: Path) -> Iterator[None
     """A cluster of one node that others started, as `ray start` does it."""
     ray = str(Path(sys.executable).with_name("ray"))
     command = [ray, "start", "--head", "--block", f"--port={port}", "--num-cpus=2", "--include-dashboard=false"]
-    with _processes.guard(), (logs / f"{port}.log").open("wb") as log:
+    with processes.guard(), (logs / f"{port}.log").open("wb") as log:
         subprocess.Popen(command, env=environment, stdout=log, stderr=log)
         until(lambda: "Ray runtime started" in (logs / f"{port}.log").read_text(), 60)
         yield
@@ -285,7 +284,7 @@ def test_vllm_and_deepspeed_run_under_ray_and_survive_the_death_of_an_engine_and
 
     def kill_one_of_each() -> None:
         while not done.wait(0.2) and len(killed) < 2:
-            for each in _processes.descendants(os.getpid()):
+            for each in processes.descendants(os.getpid()):
                 title = title_of(each.pid)
                 what = next((name for name in ("Worker.build", "Rank.run") if name in title and name not in killed), None)
                 if what and _loaded(each.pid):
@@ -329,7 +328,7 @@ def _loaded(pid: int) -> bool:
 def test_ray_imported_by_somebody_else_still_asks_for_tokens_or_is_refused(tmp_path: Path) -> None:
     """vLLM imports Ray, and Ray reads its authentication mode then and never again: it once started without tokens, and failed."""
     body = "print(run.run(small(rounds=0), profile(executor='ray'), Path(sys.argv[1])))"
-    code = "{}\nfrom tests.core import *\nfrom pipeline import run\n" + body
+    code = "{}\nfrom tests.support.core import *\nfrom pipeline import run\n" + body
     told = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     for first, ends in (("import sys, pipeline, ray", 0), ("import sys, ray", 1)):
         call = [sys.executable, "-c", code.format(first), str(tmp_path / str(ends))]

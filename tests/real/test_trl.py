@@ -2,8 +2,8 @@
 
 import pytest
 
-from tests.models import tiny_llama
-from tests.steps import build, candidates, table
+from tests.support.models import tiny_llama
+from tests.support.steps import build, candidates, table
 
 pytestmark = pytest.mark.real
 

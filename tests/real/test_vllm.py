@@ -11,11 +11,13 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from engines import _canary, _reaper, _vllm_process, vllm
+from engines import vllm
+from engines.vllm import process, reaper
+from models import canary
 from pipeline.errors import Refusal
-from tests import engine_contract as contract
-from tests.engine_contract import ask
-from tests.models import tiny_llama
+from tests.support import engine_contract as contract
+from tests.support.engine_contract import ask
+from tests.support.models import tiny_llama
 
 pytestmark = pytest.mark.real
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -26,8 +28,8 @@ CONFIG = vllm.Config(
 
 def _with_canary(folder: Path) -> Path:
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-    sequences = _canary.sequences(model.config.vocab_size)
-    _canary.write(folder, sequences, _canary.measure(model, sequences))
+    sequences = canary.sequences(model.config.vocab_size)
+    canary.write(folder, sequences, canary.measure(model, sequences))
     return folder
 
 
@@ -103,7 +105,7 @@ def test_an_engine_that_failed_is_started_anew(engine):
 @pytest.mark.skipif(DEVICE != "cpu", reason="wants the build for CPUs")
 def test_the_wrong_build_is_refused(folder):
     with pytest.raises(Refusal, match="`device: cuda`, but the installed vLLM .* runs on 'cpu'; set the profile's engine.device"):
-        _vllm_process.start(vllm.Config(), folder, 0)
+        process.start(vllm.Config(), folder, 0)
 
 
 def test_reload_weights_of_tied_embeddings_is_what_the_canary_is_for(tmp_path):
@@ -113,11 +115,11 @@ def test_reload_weights_of_tied_embeddings_is_what_the_canary_is_for(tmp_path):
     with vllm.open(CONFIG, folder, seed=0) as opened:
         llm = opened._held[0]
         llm.collective_rpc("reload_weights", kwargs={"weights_path": str(other)})
-        sequences, stored = _canary.read(other)  # type: ignore[misc]
-        gap = _canary.difference(stored, vllm.prompt_logprobs(llm, sequences))
+        sequences, stored = canary.read(other)  # type: ignore[misc]
+        gap = canary.difference(stored, vllm.prompt_logprobs(llm, sequences))
         print(f"\ntied embeddings after reload_weights: log-probabilities differ by up to {gap:.3g}")
-        with pytest.raises(_canary.WrongWeights, match="tolerance 0.05"):
-            _canary.check(other, vllm.prompt_logprobs(llm, sequences), _canary.TOLERANCE["float32"])
+        with pytest.raises(canary.WrongWeights, match="tolerance 0.05"):
+            canary.check(other, vllm.prompt_logprobs(llm, sequences), canary.TOLERANCE["float32"])
 
 
 def test_memory_comes_back(tmp_path):
@@ -125,8 +127,8 @@ def test_memory_comes_back(tmp_path):
     folder = _with_canary(tiny_llama(tmp_path / "model"))
     code = (
         "import sys, pathlib\n"
-        "from engines import vllm, _reaper\n"
-        "from tests.engine_contract import ask\n"
+        "from engines import vllm; from engines.vllm import reaper\n"
+        "from tests.support.engine_contract import ask\n"
         "def rss(): return int(open('/proc/self/statm').read().split()[1]) // 256\n"
         "if __name__ == '__main__':\n"
         f"    config = vllm.Config(device='{DEVICE}', dtype='float32', kv_cache_gib=1, own_process=False)\n"
@@ -136,9 +138,9 @@ def test_memory_comes_back(tmp_path):
         "            opened = rss()\n"
         "        print(opened, rss())\n"
         "    import os\n"
-        "    print(len(_reaper.descendants({os.getpid()}, _reaper._table())))\n"
+        "    print(len(reaper.descendants({os.getpid()}, reaper._table())))\n"
     )
-    root = Path(vllm.__file__).parent.parent
+    root = Path(vllm.__file__).parents[2]
     done = subprocess.run([sys.executable, "-c", code, str(folder)], capture_output=True, text=True, cwd=root, timeout=600)
     assert done.returncode == 0, done.stderr[-3000:]
     lines = done.stdout.split("\n")
@@ -156,7 +158,7 @@ def test_a_killed_owner_leaves_no_engine_behind(tmp_path):
     script.write_text(
         "import pathlib, sys, time\n"
         "from engines import vllm\n"
-        "from tests.engine_contract import ask\n"
+        "from tests.support.engine_contract import ask\n"
         "if __name__ == '__main__':\n"
         f"    config = vllm.Config(device='{DEVICE}', dtype='float32', kv_cache_gib=0.25, own_process=True, threads=1)\n"
         "    with vllm.open(config, pathlib.Path(sys.argv[1]), seed=0) as engine:\n"
@@ -164,7 +166,7 @@ def test_a_killed_owner_leaves_no_engine_behind(tmp_path):
         "        print('open', flush=True)\n"
         "        time.sleep(600)\n"
     )
-    root = str(Path(vllm.__file__).parent.parent)
+    root = str(Path(vllm.__file__).parents[2])
     with (tmp_path / "log").open("w") as log:
         owner = subprocess.Popen(
             [sys.executable, str(script), str(folder)],
@@ -178,12 +180,12 @@ def test_a_killed_owner_leaves_no_engine_behind(tmp_path):
         while (line := owner.stdout.readline()) and line != "open\n":
             pass
         assert line == "open\n", (tmp_path / "log").read_text()[-3000:]
-        started = _reaper.descendants({owner.pid}, _reaper._table())
+        started = reaper.descendants({owner.pid}, reaper._table())
         assert len(started) >= 2, "a core, at least, and the reaper"
     finally:
         os.kill(owner.pid, signal.SIGKILL)
         owner.wait()
     until = time.monotonic() + 20
-    while left := {pid for pid, since in started if _reaper._table().get(pid, (0, ""))[1] == since}:
+    while left := {pid for pid, since in started if reaper._table().get(pid, (0, ""))[1] == since}:
         assert time.monotonic() < until, f"left behind: {left}"
         time.sleep(0.2)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.journey import walk
+from tests.support.journey import walk
 
 pytestmark = pytest.mark.real
 

@@ -1,0 +1,192 @@
+"""The one place where a chat becomes token ids, and token ids become text.
+
+Engines and trainers go through here, so that what is sampled, what is scored and what is trained on are the
+same ids. Knows tokenizers; knows no model and no engine.
+"""
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from blake3 import blake3
+
+from models.messages import Message
+from pipeline.errors import Refusal
+
+
+class PromptTooLong(Refusal):
+    """A prompt fills the context, so that nothing can be generated after it."""
+
+    def __init__(self, index: int, tokens: int, limit: int) -> None:
+        super().__init__(index, tokens, limit)
+        self.index, self.tokens, self.limit = index, tokens, limit
+
+    def __str__(self) -> str:
+        return (
+            f"request {self.index}: its prompt has {self.tokens} tokens and the context holds {self.limit}, which leaves no room "
+            "for a response; shorten the prompt, or use a model with a longer context"
+        )
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """The fast tokenizer of a Hugging Face folder. Raises Refusal if there is none, or if it has no chat template."""
+    from transformers import AutoTokenizer
+
+    if not folder.is_dir():
+        raise Refusal(f"{folder}: no such model folder; check the path, or build the step that makes it")
+    if not (folder / "config.json").is_file():
+        raise Refusal(f"{folder}: has no config.json, so it is not a Hugging Face model folder; point to the folder that holds it")
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise Refusal(f"{folder}: its tokenizer cannot be loaded ({error}); save one there with `save_pretrained`") from error
+    if not getattr(tokenizer, "is_fast", False):
+        raise Refusal(f"{folder}: has no tokenizer.json; save its fast tokenizer there with `save_pretrained`")
+    if not tokenizer.chat_template:
+        raise Refusal(
+            f"{folder}: its tokenizer has no chat template; use the instruction-tuned model, or put a chat_template.jinja in that folder"
+        )
+    return tokenizer
+
+
+def _bad_template(tokenizer: Any, error: Exception) -> Refusal:
+    where = tokenizer.name_or_path or "tokenizer"
+    return Refusal(f"{where}: its chat template does not take these messages ({error}); mend the template, or the roles of the prompts")
+
+
+def render(tokenizer: Any, messages: Sequence[Message]) -> list[int]:
+    """Token ids of a chat up to where the assistant starts to speak."""
+    return render_all(tokenizer, [messages])[0]
+
+
+def render_all(tokenizer: Any, chats: Sequence[Sequence[Message]]) -> list[list[int]]:
+    """Token ids of each chat up to where the assistant starts to speak, with at most one BOS: the template's."""
+    from jinja2 import TemplateError
+
+    if not chats:
+        return []
+    if not tokenizer.chat_template:
+        where = tokenizer.name_or_path or "tokenizer"
+        raise Refusal(f"{where}: has no chat template; use the instruction-tuned model, or put a chat_template.jinja in that folder")
+    try:
+        rendered = tokenizer.apply_chat_template(
+            [list(chat) for chat in chats], tokenize=True, add_generation_prompt=True, return_dict=True
+        )
+    except TemplateError as error:
+        raise _bad_template(tokenizer, error) from error
+    return [_one_bos(list(ids), tokenizer.bos_token_id) for ids in rendered["input_ids"]]
+
+
+def _one_bos(ids: list[int], bos: int | None) -> list[int]:
+    start = 0
+    while bos is not None and ids[start : start + 2] == [bos, bos]:
+        start += 1
+    return ids[start:]
+
+
+def check_room(prompts: Iterable[Sequence[int]], limit: int) -> None:
+    """Raises PromptTooLong for the first prompt that leaves no room for a token in a context of `limit`."""
+    for index, ids in enumerate(prompts):
+        if len(ids) >= limit:
+            raise PromptTooLong(index, len(ids), limit)
+
+
+def text_ids(tokenizer: Any, text: str) -> list[int]:
+    """Token ids of plain text: nothing in it is read as a control token, and none is added."""
+    return list(tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"])
+
+
+def response_ids(tokenizer: Any, text: str) -> list[int]:
+    """Token ids of a response that no engine sampled (a demonstration), with the end of turn that the model has to learn."""
+    return [*text_ids(tokenizer, text), end_of_turn(tokenizer)]
+
+
+def end_of_turn(tokenizer: Any) -> int:
+    """The control token that the template writes after what the assistant said; the tokenizer's eos if it writes none."""
+    known = getattr(tokenizer, "_rematch_end_of_turn", None)
+    if known is None:
+        known = tokenizer._rematch_end_of_turn = _find_end_of_turn(tokenizer)
+    return known
+
+
+def _find_end_of_turn(tokenizer: Any) -> int:
+    from jinja2 import TemplateError
+
+    mark = "zqzqz"
+    chat = [{"role": "user", "content": "a"}, {"role": "assistant", "content": mark}]
+    try:
+        tail = tokenizer.apply_chat_template(chat, tokenize=False).rpartition(mark)[2]
+    except TemplateError as error:
+        raise _bad_template(tokenizer, error) from error
+    special = {id for id, token in tokenizer.added_tokens_decoder.items() if token.special}
+    for id in tokenizer(tail, add_special_tokens=False)["input_ids"]:
+        if id in special:
+            return int(id)
+    if tokenizer.eos_token_id is None:
+        where = tokenizer.name_or_path or "tokenizer"
+        raise Refusal(
+            f"{where}: neither the chat template nor the tokenizer says how a turn ends; set an eos_token in tokenizer_config.json"
+        )
+    return int(tokenizer.eos_token_id)
+
+
+def stop_ids(folder: Path, tokenizer: Any) -> tuple[int, ...]:
+    """All tokens that end a response: the template's, the tokenizer's, and those of generation_config.json and config.json."""
+    found = {end_of_turn(tokenizer)}
+    if tokenizer.eos_token_id is not None:
+        found.add(int(tokenizer.eos_token_id))
+    for name in ("generation_config.json", "config.json"):
+        if (folder / name).is_file():
+            eos = json.loads((folder / name).read_text()).get("eos_token_id")
+            found.update(eos if isinstance(eos, list) else [] if eos is None else [eos])
+    return tuple(sorted(found))
+
+
+def texts(tokenizer: Any, token_ids: Sequence[Sequence[int]], stops: Sequence[tuple[str, ...]]) -> list[str]:
+    """The text of each response without control tokens, cut before the first of its stop strings."""
+    if not token_ids:
+        return []
+    decoded = tokenizer.batch_decode([list(ids) for ids in token_ids], skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    return [_cut(text, stop) for text, stop in zip(decoded, stops, strict=True)]
+
+
+def _cut(text: str, stop: tuple[str, ...]) -> str:
+    found = [at for at in (text.find(end) for end in stop) if at >= 0]
+    return text[: min(found)] if found else text
+
+
+def fingerprint(tokenizer: Any) -> str:
+    """16 hex digits over what the tokenizer does: vocabulary, merges, added tokens, control tokens and chat template.
+
+    File names and states of use (padding, truncation) are left out, so a saved copy has the same fingerprint. So is
+    the post-processor, which acts only when special tokens are asked for, and here they never are.
+    """
+    backend = json.loads(tokenizer.backend_tokenizer.to_str())
+    for name in ("version", "truncation", "padding", "post_processor"):
+        backend.pop(name, None)
+    special = {name: str(token) for name, token in tokenizer.special_tokens_map.items()}
+    behaviour = {"backend": backend, "special": special, "template": tokenizer.chat_template}
+    return blake3(json.dumps(behaviour, sort_keys=True, ensure_ascii=False).encode()).hexdigest()[:16]
+
+
+def chat_ids(tokenizer: Any, prompt: Sequence[Message], response: str | None = None) -> list[int]:
+    """The chat as the model's template writes it, with at most one BOS; of the prompt alone without a response.
+
+    Nobody in it can spell a control token.
+    """
+    said = [{"role": m["role"], "content": _plain(tokenizer, m["content"])} for m in prompt]
+    chat = said if response is None else [*said, {"role": "assistant", "content": _plain(tokenizer, response)}]
+    ids = list(tokenizer.apply_chat_template(chat, tokenize=True, return_dict=True)["input_ids"])
+    bos = tokenizer.bos_token_id
+    return ids[1:] if bos is not None and ids[:2] == [bos, bos] else ids
+
+
+def _plain(tokenizer: Any, text: str) -> str:
+    known = getattr(tokenizer, "_rematch_controls", None)  # asking the tokenizer takes a while, and chats are many
+    if known is None:
+        added = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
+        known = tokenizer._rematch_controls = sorted(added.union(tokenizer.all_special_tokens), key=lambda token: -len(token))
+    for token in known:
+        text = text.replace(token, " ")
+    return text
