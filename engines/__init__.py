@@ -4,7 +4,7 @@ An engine module has `VERSION`, `Config`, `SCRIPTED` (True only if its output is
 an adopted endpoint instead of a folder of weights `ENDPOINTS = True`, and
 
     open(config, model: Path, *, seed: int) -> ContextManager[Engine]
-    placement(config) -> pipeline.tools.Placement      # processes, and GPUs and CPU cores of each
+    placement(config) -> pipeline.placement.Placement      # processes, and GPUs and CPU cores of each
 
 `open` loads the Hugging Face folder `model`, checks the canary where the folder has one, and frees
 everything when its block ends. An engine that can sample from a geometric mixture of two models also has

@@ -1,36 +1,20 @@
 """Judges say how good responses are. This page is their whole contract; each file beside it is one judge.
 
-A judge module has `VERSION`, `Config`, `USES` (None, "engine" or "forward": what hardware it needs) and
+A judge module has `VERSION`, `Config`, `USES` (a frozenset of "engine" and "forward": what it runs; often NOTHING) and
 
     judge(config, groups: Sequence[Group], tools) -> list[Verdict]      # same length, same order
 
 A judge whose needs depend on its settings has `uses(config)` beside `USES`. A model that a judge reads is a field
-typed `Annotated[str, Reads("model")]` of its Config; inside `judge` its folder is `tools.model("judge.<field>")`, and
-an engine over it is `tools.engine("judge.<field>")`, wherever the judge sits: a judge that holds others in a field
-calls them with `inner(tools, "<field>")`. What is loaded once per worker is loaded with `tools.warm`.
+typed `Annotated[str, Reads("model")]` of its Config; inside `judge` its folder is `tools.model("<field>")`, and
+an engine over it is `tools.engine("<field>")`, wherever the judge sits: whoever holds a judge in a field calls it with
+`tools.of("<field>")`. What is loaded once per worker is loaded with `tools.warm`.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from models.messages import Message
+from pipeline.placement import Need
 from pipeline.plugin import Choice
-from pipeline.tools import Tools
-
-
-@dataclass(frozen=True)
-class Group:
-    """The candidates that compete for one prompt."""
-
-    id: str
-    prompt: tuple[Message, ...]
-    responses: tuple[str, ...]
-    """K texts, in the order of the candidates row."""
-    meta: dict[str, object]
-    """What the prompt's source knew, such as {"answer": "42"}."""
-    sources: tuple[str, ...] = ()
-    """Who made each response: the address of its step; empty if nobody says."""
-    anchor: int | None = None
-    """Which response the others are measured against. A judge that compares may then leave out all other comparisons."""
 
 
 @dataclass(frozen=True)
@@ -45,20 +29,30 @@ class Verdict:
     """Whatever helps a person to understand the verdict, such as raw logits or a rationale; must be JSON."""
     tally: dict[str, tuple[float, float]] | None = None
     """What the judge observed of itself on this group, as (part, whole); summed over all groups it becomes the rate
-    of that name among the step's facts, such as {"position_rate": (13, 20)}."""
+    of that name among the step's facts, such as {"position_rate": (13, 20)}. Not kept in the table."""
 
 
-def uses(choice: Choice) -> str | None:
-    """The hardware that a judge with these settings needs."""
+@dataclass(frozen=True)
+class Group:
+    """The candidates that compete for one prompt, and what was said of them: what judges and rules look at."""
+
+    id: str
+    prompt: tuple[Message, ...]
+    responses: tuple[str, ...]
+    """K texts, in the order of the candidates row."""
+    meta: dict[str, object]
+    """What the prompt's source knew, such as {"answer": "42"}."""
+    sources: tuple[str, ...] = ()
+    """Who made each response: the address of its step; empty if nobody says."""
+    finish_reasons: tuple[str, ...] = ()
+    """Why each response ended: "stop", "length" ...; empty if nobody says."""
+    anchor: int | None = None
+    """Which response the others are measured against. A judge that compares may then leave out all other comparisons."""
+    verdict: Verdict | None = None
+    """What a judge said of them; None before one did."""
+
+
+def uses(choice: Choice) -> frozenset[Need]:
+    """What a judge with these settings runs."""
     module = choice.module
     return module.uses(choice.config) if hasattr(module, "uses") else module.USES
-
-
-def inner(tools: Tools, field: str) -> Tools:
-    """The tools of a judge that another one holds in `field` (`judge`, `judges.0`): what it reads is at `judge.` for it too.
-
-    Whatever is warm stays shared. The address names the field, so that two equal judges of an ensemble draw differently.
-    """
-    prefix = f"judge.{field}."
-    inputs = {f"judge.{slot.removeprefix(prefix)}": read for slot, read in tools.inputs.items() if slot.startswith(prefix)}
-    return replace(tools, inputs=inputs, address=f"{tools.address}, {field}")

@@ -158,14 +158,14 @@ def _fill(engine: Engine, requests: Sequence[Request], places: Sequence[int], fo
 
 def shield_of(tools: Tools, protect: bool) -> Shield:
     """What stands between candidates and the judge, who reads the control tokens of its own tokenizer."""
-    served = endpoint(tools.inputs["judge.model"][0].path)
-    folder = served.tokenizer if served is not None else tools.model("judge.model")
+    served = endpoint(tools.inputs["model"][0].path)
+    folder = served.tokenizer if served is not None else tools.model("model")
     return Shield(specials(folder) if folder is not None else (), seed=tools.seed, on=protect)
 
 
 def seed_of(tools: Tools, *what: object) -> int:
     """62 bits from the step's seed, the judge's place in it and what is asked."""
-    return int.from_bytes(blake3(repr((tools.seed, tools.address, what)).encode()).digest(8)) >> 2
+    return int.from_bytes(blake3(repr((tools.seed, tools.address, tools.within, what)).encode()).digest(8)) >> 2
 
 
 def tally(answers: Sequence[Answers[T]]) -> Tally:

@@ -11,13 +11,14 @@ from typing import Annotated, Literal
 
 from pydantic import model_validator
 
-from judges import Group, Verdict, inner
+from judges import Group, Verdict
 from judges import uses as uses_of
+from pipeline.placement import NOTHING, Need
 from pipeline.plugin import Choice, Picks, Settings
 from pipeline.tools import Tools
 
 VERSION = 1
-USES = None
+USES = NOTHING
 _WORDS = 4
 """Length of the runs of words that count as copied."""
 
@@ -39,7 +40,7 @@ class Config(Settings):
         return self
 
 
-def uses(config: Config) -> str | None:
+def uses(config: Config) -> frozenset[Need]:
     """Whatever the judge below needs."""
     return uses_of(config.judge)
 
@@ -47,7 +48,7 @@ def uses(config: Config) -> str | None:
 def judge(config: Config, groups: Sequence[Group], tools: Tools) -> list[Verdict]:
     """Judge each group with its anchor; a group without one is undecided."""
     anchored = [_with_anchor(config, group) for group in groups]
-    verdicts = iter(config.judge.module.judge(config.judge.config, [g for g in anchored if g is not None], inner(tools, "judge")))
+    verdicts = iter(config.judge.module.judge(config.judge.config, [g for g in anchored if g is not None], tools.of("judge")))
     return [
         Verdict((None,) * len(group.responses), tally={"without_anchor": (1, 1)})
         if with_anchor is None

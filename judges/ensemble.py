@@ -12,16 +12,15 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from judges import Group, Verdict, inner
+from judges import Group, Verdict
 from judges import uses as uses_of
 from metrics.win_rates import Table, wins_certain
+from pipeline.placement import NOTHING, Need
 from pipeline.plugin import Choice, Picks, Settings
 from pipeline.tools import Tools
 
 VERSION = 1
-USES = None
-_HARDWARE = ("engine", "forward")
-"""What a step is placed for if any of its judges needs it, the first before the second."""
+USES = NOTHING
 
 
 class Config(Settings):
@@ -47,15 +46,14 @@ class Config(Settings):
         return self
 
 
-def uses(config: Config) -> str | None:
-    """The most that any of the judges needs."""
-    needs = {uses_of(choice) for choice in config.judges}
-    return next((each for each in _HARDWARE if each in needs), None)
+def uses(config: Config) -> frozenset[Need]:
+    """All that its judges run."""
+    return NOTHING.union(*(uses_of(choice) for choice in config.judges))
 
 
 def judge(config: Config, groups: Sequence[Group], tools: Tools) -> list[Verdict]:
     """Ask every judge about every group, and combine."""
-    asked = [each.module.judge(each.config, groups, inner(tools, f"judges.{at}")) for at, each in enumerate(config.judges)]
+    asked = [each.module.judge(each.config, groups, tools.of(f"judges.{at}")) for at, each in enumerate(config.judges)]
     return [_combined(config, verdicts) for verdicts in zip(*asked, strict=True)]
 
 

@@ -14,10 +14,11 @@ from pydantic import Field, model_validator
 from judges import Group, Verdict, _asking, _grammar, _prompts
 from judges._shield import Shield
 from metrics.win_rates import wins_certain
+from pipeline.placement import Need
 from pipeline.tools import Tools
 
 VERSION = 1
-USES = "engine"
+USES: frozenset[Need] = frozenset({"engine"})
 
 
 class Config(_asking.Asking):
@@ -74,7 +75,7 @@ def judge(config: Config, groups: Sequence[Group], tools: Tools) -> list[Verdict
     how = _asking.Sampling(1, 1, config.retries, config.temperature, config.top_p, config.max_new_tokens)
     salts = list(range(config.samples)) * len(groups)
     names = [group.id for group, _ in shown]
-    answers = iter(_asking.sample(tools.engine("judge.model"), questions, parse, how, tools, salts, names))
+    answers = iter(_asking.sample(tools.engine("model"), questions, parse, how, tools, salts, names))
     remaining = iter(orders)
     return [
         _verdict(

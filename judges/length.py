@@ -9,10 +9,11 @@ from typing import Any, Literal
 
 from judges import Group, Verdict
 from metrics.win_rates import wins_certain
+from pipeline.placement import NOTHING
 from pipeline.plugin import Settings
 
 VERSION = 1
-USES = None
+USES = NOTHING
 
 
 class Config(Settings):

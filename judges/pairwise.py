@@ -19,10 +19,11 @@ from judges import Group, Verdict, _asking, _comparisons, _grammar, _prompts
 from judges._comparisons import Outcome
 from judges._shield import Shield
 from metrics.bracket import Game
+from pipeline.placement import Need
 from pipeline.tools import Tools
 
 VERSION = 1
-USES = "engine"
+USES: frozenset[Need] = frozenset({"engine"})
 
 
 class Config(_asking.Asking):
@@ -104,7 +105,7 @@ def _baseline(config: Config, group: Group, at: list[int]) -> int | None:
 
 def _ask(config: Config, questions: list[str], names: list[str], tools: Tools) -> list[tuple[float | None, _asking.Answers[Any]]]:
     """For each question P(A is better) as the judge has it, None where it gave no verdict."""
-    engine = tools.engine("judge.model")
+    engine = tools.engine("model")
     if config.mode == "prob":
         weighed = _asking.weigh(engine, questions, [_asking.spellings("A"), _asking.spellings("B")], config.min_mass, names)
         return [(a.values[0][0] if a.values else None, a) for a in weighed]

@@ -14,10 +14,11 @@ from pydantic import Field, model_validator
 from judges import Group, Verdict, _asking, _grammar, _prompts
 from judges._shield import Shield
 from metrics.win_rates import wins_certain
+from pipeline.placement import Need
 from pipeline.tools import Tools
 
 VERSION = 1
-USES = "engine"
+USES: frozenset[Need] = frozenset({"engine"})
 
 
 class Config(_asking.Asking):
@@ -74,7 +75,7 @@ def judge(config: Config, groups: Sequence[Group], tools: Tools) -> list[Verdict
         for text in once
     ]
     names = [group.id for group, (once, _) in zip(groups, texts, strict=True) for _ in once]
-    engine = tools.engine("judge.model")
+    engine = tools.engine("model")
     if reason:
         how = _asking.Sampling(config.samples, config.enough, config.retries, config.temperature, config.top_p, config.max_new_tokens)
         graded = [

@@ -12,10 +12,11 @@ from pydantic import Field
 
 from judges import Group, Verdict
 from metrics.win_rates import wins_aggregated, wins_certain
+from pipeline.placement import NOTHING
 from pipeline.plugin import Settings
 
 VERSION = 1
-USES = None
+USES = NOTHING
 
 
 class Config(Settings):

@@ -14,6 +14,7 @@ from typing import Any
 from pipeline import artifact, plugin
 from pipeline.artifact import Artifact
 from pipeline.errors import Refusal, missing, storage
+from pipeline.placement import placement
 from pipeline.plan import Step
 from pipeline.profile import Profile
 from pipeline.tools import Pool, Progress, Tools
@@ -46,13 +47,15 @@ def build(step: Step, context: Context, pool: Pool) -> Artifact:
                 seed=step.seed,
                 round=step.round,
                 inputs=inputs,
+                out=draft.out,
                 work=draft.work,
                 profile=profile,
+                uses=step.uses,
                 pool=pool,
                 report=context.report,
             )
             try:
-                facts = step.module.run(step.config, inputs, draft.out, tools)
+                facts = step.module.run(step.config, tools)
             finally:
                 tools.close()
             made = artifact.publish(
@@ -108,15 +111,15 @@ def _provenance(step: Step, tools: Tools, began: float) -> dict[str, Any]:
     }
     if gates := plugin.gates(step.config):
         ran["gates"] = gates
-    if step.uses == "engine":
+    if "engine" in step.uses:
         ran["engine"] = {"kind": profile.engine.kind, **profile.engine.config.model_dump(mode="json")}
-    elif step.uses == "trainer":
+    if "trainer" in step.uses:
         ran["trainer"] = {"kind": profile.trainer.kind, **profile.trainer.config.model_dump(mode="json")}
-    elif step.uses == "forward":
+    if "forward" in step.uses:
         ran["forward"] = profile.forward.model_dump(mode="json")
     if step.uses:
-        placement = tools.placement(step.uses)
-        ran["gpu_seconds"] = round(placement.gpus * placement.workers * seconds, 3)
+        asked = placement(profile, step.uses)
+        ran["gpu_seconds"] = round(asked.gpus * asked.workers * seconds, 3)
     return ran
 
 

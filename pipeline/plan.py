@@ -15,6 +15,7 @@ from pydantic import BaseModel, ValidationError
 from pipeline import plugin
 from pipeline.artifact import hash_of
 from pipeline.errors import Problems
+from pipeline.placement import NOTHING, Need
 from pipeline.plugin import Choice, Reads, Settings
 from pipeline.profile import Profile
 from pipeline.recipe import Node, Recipe, at_round, sections
@@ -38,8 +39,8 @@ class Step:
     seed: int
     makes: str
     """A table's name, `model` or `report`."""
-    uses: str | None
-    """`engine`, `forward`, `trainer` or None."""
+    uses: frozenset[Need]
+    """What it runs: `engine`, `forward`, `trainer`, or several of them at once."""
     keep: bool = True
     """False: its files are removed once all that read it is done. Not part of its identity."""
 
@@ -140,7 +141,7 @@ def _step(
         raise ValueError("\n".join(found))
     if follows:
         raise _Follows
-    uses = module.uses(config) if hasattr(module, "uses") else None
+    uses: frozenset[Need] = module.uses(config) if hasattr(module, "uses") else NOTHING
     identity: dict[str, Any] = {
         "stage": stage,
         "version": module.VERSION,
@@ -151,7 +152,7 @@ def _step(
         # Without those that read nothing, so that a new optional reference orphans no run either.
         "inputs": {slot: [steps[a].key for a in addresses] for slot, addresses in inputs.items() if addresses},
     }
-    if uses == "engine" and profile.at(name).engine.module.SCRIPTED:
+    if "engine" in uses and profile.at(name).engine.module.SCRIPTED:
         identity["scripted"] = True  # so that scripted output never passes as a model's
     return Step(
         address=f"{folder}/{name}",
@@ -163,7 +164,7 @@ def _step(
         identity=identity,
         key=hash_of(identity),
         seed=int(hash_of([recipe.seed, folder, name])[:15], 16),
-        makes=module.MAKES,
+        makes=module.makes(config) if hasattr(module, "makes") else module.MAKES,
         uses=uses,
         keep=bool(keep),
     )

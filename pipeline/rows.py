@@ -77,11 +77,16 @@ TABLES: dict[str, pa.Schema] = {
 }
 
 
+def schema(table: str | pa.Schema) -> pa.Schema:
+    """The columns of a table: by its name if it is one of TABLES, or as the stage that makes it declares them."""
+    return table if isinstance(table, pa.Schema) else TABLES[table]
+
+
 class Writer:
     """Writes one table below `folder` as `data-00000.parquet` and so on, in row groups of exactly GROUP_ROWS."""
 
-    def __init__(self, folder: Path, table: str) -> None:
-        self._folder, self._schema = folder, TABLES[table]
+    def __init__(self, folder: Path, table: str | pa.Schema) -> None:
+        self._folder, self._schema = folder, schema(table)
         self._pending: list[pa.Table] = []
         self._pending_rows = self._file_rows = self._files = 0
         self.rows = 0
@@ -126,7 +131,7 @@ class Writer:
             self._file_rows = 0
 
 
-def write(folder: Path, table: str, tables: Iterable[pa.Table]) -> int:
+def write(folder: Path, table: str | pa.Schema, tables: Iterable[pa.Table]) -> int:
     """Write a whole table below `folder`; returns the number of rows."""
     with Writer(folder, table) as writer:
         for rows in tables:
@@ -169,13 +174,13 @@ def read(folder: Path, columns: list[str] | None = None, *, start: int = 0, stop
     return schema.empty_table().select(columns or schema.names)
 
 
-def from_pylist(table: str, rows: list[dict[str, Any]]) -> pa.Table:
+def from_pylist(table: str | pa.Schema, rows: list[dict[str, Any]]) -> pa.Table:
     """Python rows as an Arrow table; `meta` and `detail` may be given as data and become JSON. Missing columns are null."""
-    schema = TABLES[table]
+    columns = schema(table)
     for column in ("meta", "detail"):
-        if column in schema.names:
+        if column in columns.names:
             rows = [{**row, column: _json(row.get(column))} for row in rows]
-    return pa.Table.from_pylist(rows, schema=schema)
+    return pa.Table.from_pylist(rows, schema=columns)
 
 
 def _json(value: Any) -> str | None:

@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from pipeline import model, rows, shards
 from pipeline.artifact import Artifact, Facts
+from pipeline.placement import NOTHING, Need, Placement, placement
 from pipeline.profile import Profile
 
 T = TypeVar("T")
@@ -22,15 +23,6 @@ Work = Callable[["pa.Table", "Tools"], tuple["pa.Table", Facts]]
 """A part of a table to a part of another one, with the facts of that part; pickled, so a module-level function or a partial of one."""
 Progress = Callable[[str, int, int], None]
 """address, done, total"""
-
-
-@dataclass(frozen=True)
-class Placement:
-    """What one step asks of the machine: `workers` processes, each with this many GPUs and CPU cores."""
-
-    workers: int = 1
-    gpus: float = 0.0
-    cpus: float = 1.0
 
 
 class Pool(Protocol):
@@ -57,13 +49,22 @@ class Tools:
     round: int | None
     """From 1; None for the start."""
     inputs: dict[str, tuple[Artifact, ...]]
-    """By slot: the name of a reference field, `judge.model` for one inside a choice."""
+    """By slot: the name of a reference field; empty where it names nothing."""
+    out: Path
+    """Becomes the artifact: all that a stage makes goes below it."""
     work: Path
     """Survives a crash of this step, and is gone once the step is done."""
     profile: Profile
     """What applies to this node, its overrides merged in."""
+    uses: frozenset[Need] = NOTHING
+    """What the step runs, and so what each of its workers takes."""
     pool: Pool | None = None
     report: Progress = lambda address, done, total: None
+    within: str = ""
+    """Which plugin of the step has these tools, such as `judge.judges.0`; empty for the stage itself."""
+    shard: Path | None = None
+    """The folder of the shard at hand, whether or not it is there; None outside a map."""
+    _mapped: set[Path] = field(default_factory=set[Path])
     _warm: dict[Hashable, Any] = field(default_factory=dict[Hashable, Any])
     _stack: ExitStack = field(default_factory=ExitStack)
 
@@ -71,14 +72,27 @@ class Tools:
     def log(self) -> logging.Logger:
         return logging.getLogger(f"rematch.{self.address.replace('/', '.')}")
 
+    def input(self, slot: str) -> Artifact:
+        """The one artifact that the field `slot` names; the first, if it names several."""
+        return self.inputs[slot][0]
+
+    def of(self, field: str) -> "Tools":
+        """The tools as the plugin that is picked in `field` sees them: its own reference fields are its slots.
+
+        `judge` for a field of one plugin, `judges.0` for the first of several. Whatever is warm stays shared.
+        """
+        prefix = f"{field}."
+        inputs = {slot.removeprefix(prefix): read for slot, read in self.inputs.items() if slot.startswith(prefix)}
+        return replace(self, inputs=inputs, within=f"{self.within}.{field}" if self.within else field)
+
     def model(self, slot: str) -> Path:
         """The Hugging Face folder of the model that `slot` names."""
-        return model.folder(self.inputs[slot][0])
+        return model.folder(self.input(slot))
 
     def engine(self, slot: str = "model") -> Any:
         """The open engine (engines.Engine) over the model of `slot`, kept warm in this process until the step ends."""
         choice = self.profile.engine
-        asked = self.inputs[slot][0].path
+        asked = self.input(slot).path
         behind = getattr(choice.module, "ENDPOINTS", False) and model.endpoint(asked) is not None
         return self.warm(choice.module.open, choice.config, asked if behind else self.model(slot), seed=self.seed)
 
@@ -89,15 +103,19 @@ class Tools:
             self._warm[key] = self._stack.enter_context(opens(*args, **kwargs))
         return cast(T, self._warm[key])
 
-    def map(self, work: Work, source: Artifact, table: str, out: Path, uses: str | None = None) -> list[Facts]:
-        """Run `work` over the shards of `source` and write the joined rows of `table` below `out`.
+    def map(self, work: Work, source: Artifact, table: str | pa.Schema, out: Path | None = None) -> list[Facts]:
+        """Run `work` over the shards of `source` and write the joined rows of `table` below `out` (None: `tools.out`).
 
         Shards are durable one by one, so that a restart does only the missing ones. The joined files and the
-        returned facts (one per shard, in row order) do not depend on how the rows were split.
-        A step maps once: its shards have one place in its draft.
-        `uses` is "engine", "forward", "trainer" or None: whose placement in the profile applies.
+        returned facts (one per shard, in row order) do not depend on how the rows were split. A step may map as
+        often as it likes, each time to another `out`: shards are kept apart by it.
         """
-        task = shards.Task(work, source.path, table, self.work / "shards")
+        out = out or self.out
+        if out in self._mapped:
+            raise ValueError(f"{self.address}: maps to {out} twice; give each map a folder of its own")
+        self._mapped.add(out)
+        out.mkdir(parents=True, exist_ok=True)
+        task = shards.Task(work, source.path, rows.schema(table), self.work / "shards" / self._named(out))
         plan = shards.split(task.folder, rows.count(source.path), self.profile.rows_per_shard)
         todo = [shard for shard in plan if not shards.valid(task.folder, shard)]
         finished = len(plan) - len(todo)
@@ -110,28 +128,31 @@ class Tools:
         self.report(self.address, finished, len(plan))
         if todo:
             assert self.pool is not None, "a worker has no pool: map inside map is not a thing"
-            self.pool.map(task, todo, self.for_workers(), self.placement(uses), done)
-        return shards.join(task.folder, plan, out, table)
+            self.pool.map(task, todo, self.for_workers(), placement(self.profile, self.uses), done)
+        return shards.join(task, plan, out)
+
+    def _named(self, out: Path) -> str:
+        """A folder name for what goes to `out`: its path below the step's folders."""
+        for home in (self.out, self.work):
+            if out.is_relative_to(home):
+                return "-".join((home.name, *out.relative_to(home).parts))
+        raise ValueError(f"{self.address}: maps to {out}, which is below neither `tools.out` nor `tools.work`")
+
+    @property
+    def shard_work(self) -> Path:
+        """A folder of the shard at hand: what is in it survives a crash, and is gone once the shard is sealed."""
+        assert self.shard is not None, "only the function that is mapped over shards has a shard"
+        self.shard.mkdir(exist_ok=True)
+        return self.shard
 
     def gang(self, rank: Callable[..., Any], *args: Any, placement: Placement) -> list[Any]:
         """Run `rank(*args)` as `placement.workers` communicating processes (see Pool.gang)."""
         assert self.pool is not None, "a worker has no pool"
         return self.pool.gang(rank, args, placement, self.work)
 
-    def placement(self, uses: str | None) -> Placement:
-        """What the profile gives to each worker of this step."""
-        if uses == "engine":
-            return self.profile.engine.module.placement(self.profile.engine.config)
-        if uses == "trainer":
-            return self.profile.trainer.module.placement(self.profile.trainer.config)
-        if uses == "forward":
-            forward = self.profile.forward
-            return Placement(forward.replicas, forward.gpu_fraction, forward.cpus)
-        return Placement(self.profile.workers)
-
     def for_workers(self) -> "Tools":
         """The same tools as a worker gets them: picklable, with nothing warm and no pool."""
-        return replace(self, pool=None, report=_silent, _warm={}, _stack=ExitStack())
+        return replace(self, pool=None, report=_silent, _mapped=set(), _warm={}, _stack=ExitStack())
 
     def close(self) -> None:
         """Release everything warm."""

@@ -2,28 +2,16 @@
 
 A rule module has `VERSION`, `Config` and
 
-    choose(config, group: Judged) -> tuple[list[Pick], str | None]
+    choose(config, group: Group, seed: int) -> tuple[list[Pick], str | None]
 
-the picks of one group, and the reason if there are none (a short name such as "tie", counted as a fact).
+the picks of one judged group, and the reason if there are none (a short name such as "tie", counted as a fact). What a rule
+draws depends on `seed`, the step's, and on the group's id, and on no position.
 Near-duplicates, repetitions and lengths are the pair stage's business, for every rule alike.
 """
 
 from dataclasses import dataclass
 
-
-@dataclass(frozen=True)
-class Judged:
-    """One row of the `judged` table, as far as a rule may look."""
-
-    texts: tuple[str, ...]
-    finish_reasons: tuple[str, ...]
-    sources: tuple[str, ...]
-    scores: tuple[float | None, ...]
-    wins: tuple[tuple[float, ...], ...] | None
-    id: str = ""
-    """Of the prompt."""
-    seed: int = 0
-    """The step's: what a rule draws depends on this and `id`, and on no position."""
+from judges import Group, Verdict
 
 
 @dataclass(frozen=True)
@@ -34,3 +22,9 @@ class Pick:
     rejected: int
     win_rates: tuple[float, float] | None = None
     """Of (chosen, rejected), where the rule knows better than the means of their rows in the win table."""
+
+
+def verdict(group: Group) -> Verdict:
+    """What the judge said of a judged group."""
+    assert group.verdict is not None, f"{group.id} was judged by nobody: rules look at rows of a judged table"
+    return group.verdict

@@ -6,8 +6,9 @@ with teachers and a least positive score, is `margin`.
 
 from pydantic import Field
 
+from judges import Group
 from pipeline.plugin import Settings
-from rules import Judged, Pick, _scored
+from rules import Pick, _scored
 
 VERSION = 1
 
@@ -19,7 +20,7 @@ class Config(Settings):
     """Least score of a chosen response. None: any."""
 
 
-def choose(config: Config, group: Judged) -> tuple[list[Pick], str | None]:
+def choose(config: Config, group: Group, seed: int) -> tuple[list[Pick], str | None]:
     """All qualifying pairs, best chosen first, or why there is none: single, undecided, tie, gap, no_positive."""
     scored = _scored.decided(group)
     if reason := _scored.why_none(group, scored):

@@ -5,8 +5,9 @@ less than the worst of the present's, which otherwise is the rejected one. A pai
 chosen response. The present is whatever the node `past` did not make.
 """
 
+from judges import Group
 from pipeline.plugin import Settings
-from rules import Judged, Pick, _scored, _temporal
+from rules import Pick, _scored, _temporal
 
 VERSION = 1
 
@@ -16,7 +17,7 @@ class Config(Settings):
     """The node that made the past's responses. None: there are none, as in round one, whose policy is the past's own."""
 
 
-def choose(config: Config, group: Judged) -> tuple[list[Pick], str | None]:
+def choose(config: Config, group: Group, seed: int) -> tuple[list[Pick], str | None]:
     """The one pair of a group, or why there is none: single, undecided, tie."""
     chosen, rejected, reason = _temporal.anchored(group, config.past, None, "anchored")
     if reason:

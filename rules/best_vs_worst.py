@@ -7,9 +7,10 @@ included.
 
 from typing import Literal
 
+from judges import Group
 from pipeline.errors import Refusal
 from pipeline.plugin import Settings
-from rules import Judged, Pick
+from rules import Pick, verdict
 
 VERSION = 1
 
@@ -29,9 +30,9 @@ class Config(Settings):
     """Responses without a score: pass over them, or drop the whole group."""
 
 
-def choose(config: Config, group: Judged) -> tuple[list[Pick], str | None]:
+def choose(config: Config, group: Group, seed: int) -> tuple[list[Pick], str | None]:
     """The one pair of a group, or why there is none: single, undecided, tie, identical, empty or truncated."""
-    if len(group.texts) < 2:
+    if len(group.responses) < 2:
         return [], "single"
     values = _values(config, group)
     decided = [i for i, value in enumerate(values) if value is not None]
@@ -43,18 +44,18 @@ def choose(config: Config, group: Judged) -> tuple[list[Pick], str | None]:
     return ([], reason) if reason else ([Pick(best, worst)], None)
 
 
-def _values(config: Config, group: Judged) -> tuple[float | None, ...]:
+def _values(config: Config, group: Group) -> tuple[float | None, ...]:
     if config.by == "score":
-        return group.scores
-    if group.wins is None:
-        if None in group.scores:
-            return (None,) * len(group.scores)
+        return verdict(group).scores
+    if verdict(group).wins is None:
+        if None in verdict(group).scores:
+            return (None,) * len(verdict(group).scores)
         raise Refusal("rule best_vs_worst: `by: win_rate` needs a win table and this judge makes none; use `by: score`")
-    return tuple(sum(row) / len(row) for row in group.wins)
+    return tuple(sum(row) / len(row) for row in verdict(group).wins)
 
 
-def _reason(config: Config, group: Judged, best: int, worst: int, *, tie: bool) -> str | None:
-    chosen, rejected = group.texts[best], group.texts[worst]
+def _reason(config: Config, group: Group, best: int, worst: int, *, tie: bool) -> str | None:
+    chosen, rejected = group.responses[best], group.responses[worst]
     if tie and config.tie == "drop":
         return "tie"
     if chosen == rejected and config.identical == "drop":

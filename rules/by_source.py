@@ -6,8 +6,9 @@ Of several responses of a node the first is taken.
 
 from typing import Literal
 
+from judges import Group
 from pipeline.plugin import Settings
-from rules import Judged, Pick, _scored
+from rules import Pick, _scored
 
 VERSION = 1
 
@@ -23,10 +24,10 @@ class Config(Settings):
     """A pair with a response that is empty or white space."""
 
 
-def choose(config: Config, group: Judged) -> tuple[list[Pick], str | None]:
+def choose(config: Config, group: Group, seed: int) -> tuple[list[Pick], str | None]:
     """The one pair of a group, or why there is none: identical, empty."""
     chosen, rejected = (_scored.made_by(group, node, "by_source")[0] for node in (config.chosen, config.rejected))
-    texts = group.texts[chosen], group.texts[rejected]
+    texts = group.responses[chosen], group.responses[rejected]
     if config.identical == "drop" and texts[0] == texts[1]:
         return [], "identical"
     if config.empty == "drop" and not all(text.strip() for text in texts):

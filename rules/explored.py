@@ -7,9 +7,10 @@ scores, which then have to be probabilities: the judge `anchor` with `by: win_ra
 
 from collections.abc import Sequence
 
+from judges import Group
 from pipeline.errors import Refusal
 from pipeline.plugin import Settings
-from rules import Judged, Pick, _scored
+from rules import Pick, _scored, verdict
 
 VERSION = 1
 
@@ -21,7 +22,7 @@ class Config(Settings):
     """The node that made the opponent's responses. None: the scores are P(response beats the opponent)."""
 
 
-def choose(config: Config, group: Judged) -> tuple[list[Pick], str | None]:
+def choose(config: Config, group: Group, seed: int) -> tuple[list[Pick], str | None]:
     """The one pair of a group, or why there is none: single, undecided."""
     pair = [i for i, source in enumerate(group.sources) if config.source in (source, source.rpartition("/")[2])][:2]
     if not pair:
@@ -35,7 +36,7 @@ def choose(config: Config, group: Judged) -> tuple[list[Pick], str | None]:
     return ([], "undecided") if rates is None else ([Pick(pair[0], pair[1], rates)], None)
 
 
-def _scores(group: Judged, pair: Sequence[int]) -> tuple[float, float] | None:
+def _scores(group: Group, pair: Sequence[int]) -> tuple[float, float] | None:
     """The judge's scores, as win rates."""
     if len(_scored.decided(group, pair)) < 2:
         return None
@@ -48,15 +49,15 @@ def _scores(group: Judged, pair: Sequence[int]) -> tuple[float, float] | None:
     return first, second
 
 
-def _against(group: Judged, pair: Sequence[int], opponent: str) -> tuple[float, float] | None:
+def _against(group: Group, pair: Sequence[int], opponent: str) -> tuple[float, float] | None:
     """The mean of P(response beats an opponent's response)."""
     others = _scored.made_by(group, opponent, "explored")
-    if group.wins is None:
-        if None in group.scores:
+    if verdict(group).wins is None:
+        if None in verdict(group).scores:
             return None
         raise Refusal(
             "rule explored: `opponent` is looked up in a win table, and there is none here; judge both nodes as one group "
             "(`candidates: [...]`) with a judge that compares, or leave `opponent` out and use the judge `anchor` with `by: win_rate`"
         )
-    first, second = (sum(group.wins[i][j] for j in others) / len(others) for i in pair)
+    first, second = (sum(verdict(group).wins[i][j] for j in others) / len(others) for i in pair)
     return first, second

@@ -6,8 +6,9 @@ chosen response, so a prompt can have a pair here and none in phase 1. All score
 responses alone and pair both judged tables, so that phase 1's are not scored again.
 """
 
+from judges import Group
 from pipeline.plugin import Settings
-from rules import Judged, Pick, _scored, _temporal
+from rules import Pick, _scored, _temporal
 
 VERSION = 1
 
@@ -19,7 +20,7 @@ class Config(Settings):
     """The node that made the future model's responses. None: there are none, which is phase 1."""
 
 
-def choose(config: Config, group: Judged) -> tuple[list[Pick], str | None]:
+def choose(config: Config, group: Group, seed: int) -> tuple[list[Pick], str | None]:
     """The one pair of a group, or why there is none: single, undecided, tie."""
     chosen, rejected, reason = _temporal.anchored(group, config.past, config.ahead, "future_guided")
     if reason:

@@ -7,8 +7,9 @@ rejected, then the first; with rho = 0 that is the best and the worst.
 
 from pydantic import Field
 
+from judges import Group
 from pipeline.plugin import Settings
-from rules import Judged, Pick, _scored
+from rules import Pick, _scored
 
 VERSION = 1
 
@@ -18,7 +19,7 @@ class Config(Settings):
     """Width of both tiers as a share of D; from 0.5 on they would overlap. The paper's: 0, 0.32, 0.32, 0.4 by round."""
 
 
-def choose(config: Config, group: Judged) -> tuple[list[Pick], str | None]:
+def choose(config: Config, group: Group, seed: int) -> tuple[list[Pick], str | None]:
     """The one pair of a group, or why there is none: single, undecided, tie (all score the same)."""
     scored = _scored.decided(group)
     if reason := _scored.why_none(group, scored):
@@ -29,6 +30,6 @@ def choose(config: Config, group: Judged) -> tuple[list[Pick], str | None]:
         return [], "tie"
     # The tiers are closed intervals, and means of scores are not exact in binary.
     width = (config.rho + _scored.SLACK) * (highest - lowest)
-    chosen = min((i for i in scored if values[i] >= highest - width), key=lambda i: (len(group.texts[i]), -values[i]))
-    rejected = max((i for i in scored if values[i] <= lowest + width), key=lambda i: (len(group.texts[i]), -values[i]))
+    chosen = min((i for i in scored if values[i] >= highest - width), key=lambda i: (len(group.responses[i]), -values[i]))
+    rejected = max((i for i in scored if values[i] <= lowest + width), key=lambda i: (len(group.responses[i]), -values[i]))
     return [Pick(chosen, rejected)], None

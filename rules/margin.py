@@ -7,9 +7,10 @@ responses are negatives whatever their score, and never positives; how the paper
 
 from pydantic import Field
 
+from judges import Group
 from metrics import ngrams
 from pipeline.plugin import Settings
-from rules import Judged, Pick, _scored
+from rules import Pick, _scored
 
 VERSION = 1
 
@@ -27,9 +28,9 @@ class Config(Settings):
     """Share of repeated 4-grams from which a response is a negative whatever its score. None: nobody looks."""
 
 
-def choose(config: Config, group: Judged) -> tuple[list[Pick], str | None]:
+def choose(config: Config, group: Group, seed: int) -> tuple[list[Pick], str | None]:
     """All qualifying pairs, or why there is none: single, undecided, no_positive, gap."""
-    flagged = {i for i, text in enumerate(group.texts) if config.repetitive is not None and ngrams.repeated(text) >= config.repetitive}
+    flagged = {i for i, text in enumerate(group.responses) if config.repetitive is not None and ngrams.repeated(text) >= config.repetitive}
     scored = _scored.decided(group)
     usable = sorted(flagged.union(scored))
     if reason := _scored.why_none(group, usable):

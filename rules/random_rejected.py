@@ -5,8 +5,9 @@ The draw depends on the step's seed and the prompt's id alone.
 
 from blake3 import blake3
 
+from judges import Group
 from pipeline.plugin import Settings
-from rules import Judged, Pick, _scored
+from rules import Pick, _scored
 
 VERSION = 1
 
@@ -15,7 +16,7 @@ class Config(Settings):
     pass
 
 
-def choose(config: Config, group: Judged) -> tuple[list[Pick], str | None]:
+def choose(config: Config, group: Group, seed: int) -> tuple[list[Pick], str | None]:
     """The one pair of a group, or why there is none: single, undecided, tie."""
     scored = _scored.decided(group)
     if reason := _scored.why_none(group, scored):
@@ -24,5 +25,5 @@ def choose(config: Config, group: Judged) -> tuple[list[Pick], str | None]:
     lower = [i for i in scored if _scored.score(group, i) < _scored.score(group, chosen)]
     if not lower:
         return [], "tie"
-    draw = int.from_bytes(blake3(f"{group.seed}:{group.id}".encode()).digest()[:8], "big")
+    draw = int.from_bytes(blake3(f"{seed}:{group.id}".encode()).digest()[:8], "big")
     return [Pick(chosen, lower[draw * len(lower) >> 64])], None

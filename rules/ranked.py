@@ -5,8 +5,9 @@ Responses are ranked by score, the first of equals first. Pairs of equal scores 
 
 from typing import Literal
 
+from judges import Group
 from pipeline.plugin import Settings
-from rules import Judged, Pick, _scored
+from rules import Pick, _scored
 
 VERSION = 1
 
@@ -16,7 +17,7 @@ class Config(Settings):
     """`mirrored`: first with last, second with last but one, and so on; `adjacent`: each with the next; the others by their names."""
 
 
-def choose(config: Config, group: Judged) -> tuple[list[Pick], str | None]:
+def choose(config: Config, group: Group, seed: int) -> tuple[list[Pick], str | None]:
     """The pairs of a group, or why there is none: single, undecided, tie."""
     scored = _scored.decided(group)
     if reason := _scored.why_none(group, scored):

@@ -5,10 +5,11 @@ kept only if the winner beats the loser too. Of the K(K-1)/2 comparisons in the 
 `pairwise` with `against: tournament` makes no others. Without a table the higher score wins, which is `best_vs_worst`.
 """
 
+from judges import Group
 from metrics import bracket
 from metrics.win_rates import wins_certain
 from pipeline.plugin import Settings
-from rules import Judged, Pick
+from rules import Pick, verdict
 
 VERSION = 1
 
@@ -17,12 +18,12 @@ class Config(Settings):
     pass
 
 
-def choose(config: Config, group: Judged) -> tuple[list[Pick], str | None]:
+def choose(config: Config, group: Group, seed: int) -> tuple[list[Pick], str | None]:
     """The one pair of a group, or why there is none: single, undecided, upset (the winner does not beat the loser)."""
-    count = len(group.texts)
+    count = len(group.responses)
     if count < 2:
         return [], "single"
-    wins = wins_certain(group.scores) if group.wins is None else group.wins
+    wins = wins_certain(verdict(group).scores) if verdict(group).wins is None else verdict(group).wins
     if wins is None:
         return [], "undecided"
     played = bracket.replay(count, {(i, j): wins[i][j] for i in range(count) for j in range(i + 1, count)})

@@ -11,7 +11,7 @@ from typing import Any, cast
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from judges import Group
+from judges import Group, Verdict
 from models.messages import Message
 
 Spans = list[tuple[int, int]]
@@ -41,11 +41,20 @@ def strings(responses: Any, name: str) -> list[str]:
 
 
 def groups(table: pa.Table) -> list[Group]:
-    """What judges look at, for each row of a `candidates` table."""
+    """What judges and rules look at, for each row of a `candidates` or `judged` table."""
     responses, where = flat(table, "responses"), spans(table, "responses")
-    texts, sources = (rows_of(strings(responses, name), where) for name in ("text", "source"))
+    texts, sources, ends = (rows_of(strings(responses, name), where) for name in ("text", "source", "finish_reason"))
     metas = [json.loads(text) if text else {} for text in table["meta"].to_pylist()]
-    return [Group(*each) for each in zip(table["id"].to_pylist(), _prompts(table), texts, metas, sources, strict=True)]
+    said = verdicts(table) if "scores" in table.column_names else [None] * table.num_rows
+    columns = (table["id"].to_pylist(), _prompts(table), texts, metas, sources, ends, said)
+    return [Group(*each[:-1], verdict=each[-1]) for each in zip(*columns, strict=True)]
+
+
+def verdicts(table: pa.Table) -> list[Verdict]:
+    """What the judge of a `judged` table said of each row."""
+    scores = rows_of(flat(table, "scores").to_pylist(), spans(table, "scores"))
+    details = [json.loads(text) if text else None for text in table["detail"].to_pylist()]
+    return [Verdict(*each) for each in zip(scores, wins(table), details, strict=True)]
 
 
 def wins(table: pa.Table) -> list[tuple[tuple[float, ...], ...] | None]:

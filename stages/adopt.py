@@ -11,7 +11,7 @@ from pathlib import Path
 from pydantic import Field, model_validator
 
 from pipeline import artifact
-from pipeline.artifact import Artifact, Facts
+from pipeline.artifact import Facts
 from pipeline.errors import Refusal
 from pipeline.model import ADOPTED
 from pipeline.plugin import Settings
@@ -43,11 +43,11 @@ class Config(Settings):
         return self
 
 
-def run(config: Config, inputs: dict[str, tuple[Artifact, ...]], out: Path, tools: Tools) -> Facts:
+def run(config: Config, tools: Tools) -> Facts:
     """Facts: where from, number and bytes of the files."""
     if config.endpoint is not None:
         record = _endpoint(config.endpoint, config.tokenizer)
-        artifact.write_file(out / ADOPTED, json.dumps(record, indent=2, sort_keys=True).encode())
+        artifact.write_file(tools.out / ADOPTED, json.dumps(record, indent=2, sort_keys=True).encode())
         return {name: record[name] for name in ("from", "name", "path")}
     assert config.model is not None
     path = Path(config.model).expanduser()
@@ -57,7 +57,7 @@ def run(config: Config, inputs: dict[str, tuple[Artifact, ...]], out: Path, tool
         raise Refusal(f"{tools.address}: there is no model folder {path}; check the path, or name a hub repository as 'org/name'")
     else:
         record = _hub(config.model, config.revision, tools.address)
-    artifact.write_file(out / ADOPTED, json.dumps(record, indent=2, sort_keys=True).encode())
+    artifact.write_file(tools.out / ADOPTED, json.dumps(record, indent=2, sort_keys=True).encode())
     told = {name: record[name] for name in ("from", "path", "repo", "revision") if name in record}
     return {**told, "files": len(record["files"]), "bytes": record["bytes"]}
 

@@ -9,7 +9,6 @@ Which phrases, in what order, and a fixed list of function words are our reading
 import re
 from collections import Counter
 from functools import partial
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import pyarrow as pa
@@ -17,7 +16,7 @@ from blake3 import blake3
 from pydantic import Field
 
 from pipeline import rows as tables
-from pipeline.artifact import Artifact, Facts
+from pipeline.artifact import Facts
 from pipeline.plugin import Reads, Settings
 from pipeline.tools import Tools
 
@@ -48,9 +47,9 @@ def estimate(config: Config, inputs: dict[str, int | None], round: int | None) -
     return {"rows": inputs["rows"], "tokens": None}
 
 
-def run(config: Config, inputs: dict[str, tuple[Artifact, ...]], out: Path, tools: Tools) -> Facts:
+def run(config: Config, tools: Tools) -> Facts:
     """Facts: rows, how many have each degree, and the share of characters that is left of each."""
-    parts = tools.map(partial(_shard, config), inputs["rows"][0], "candidates", out)
+    parts = tools.map(partial(_shard, config), tools.input("rows"), "candidates")
     every = range(config.degrees)
     counts, before, after = ([sum(part[name][d] for part in parts) for d in every] for name in ("counts", "before", "after"))
     left = [round(a / b, 4) if b else None for a, b in zip(after, before, strict=True)]

@@ -5,13 +5,12 @@ No engine made these texts, so their token ids are null and the trainer tokenise
 """
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
 from pipeline import rows
-from pipeline.artifact import Artifact, Facts
+from pipeline.artifact import Facts
 from pipeline.errors import Refusal
 from pipeline.plugin import Choice, Picks, Settings
 from pipeline.tools import Tools
@@ -37,10 +36,10 @@ def estimate(config: Config, inputs: dict[str, int | None], round: int | None) -
     return {"rows": getattr(config.source.config, "count", config.take), "tokens": None}
 
 
-def run(config: Config, inputs: dict[str, tuple[Artifact, ...]], out: Path, tools: Tools) -> Facts:
+def run(config: Config, tools: Tools) -> Facts:
     counts = _adopt_rows.Counts()
     found = _rows(config, tools, counts)
-    written = rows.write(out, "candidates", (rows.from_pylist("candidates", batch) for batch in _adopt_rows.batches(found)))
+    written = rows.write(tools.out, "candidates", (rows.from_pylist("candidates", batch) for batch in _adopt_rows.batches(found)))
     if not written:
         raise Refusal(f"{tools.address}: no demonstration is left of the {counts.read} that were read ({counts.facts}); check the source")
     return _adopt_rows.report(tools, config.source, counts, written)

@@ -9,7 +9,6 @@ the verdicts they come from lie beside it as a `judged` table (of `source` "cand
 
 import json
 from functools import partial
-from pathlib import Path
 from typing import Annotated, Any
 
 import pyarrow as pa
@@ -19,6 +18,7 @@ import judges
 from pipeline import artifact
 from pipeline.artifact import Artifact, Facts
 from pipeline.errors import Refusal
+from pipeline.placement import Need
 from pipeline.plugin import Choice, Picks, Reads, Settings
 from pipeline.tools import Tools
 from stages import _columns, _matches
@@ -40,7 +40,7 @@ class Config(Settings):
     """Of the bootstrap."""
 
 
-def uses(config: Config) -> str | None:
+def uses(config: Config) -> frozenset[Need]:
     """Whatever hardware the judge needs."""
     return judges.uses(config.judge)
 
@@ -50,22 +50,21 @@ def estimate(config: Config, inputs: dict[str, int | None], round: int | None) -
     return {"rows": None, "tokens": None}
 
 
-def run(config: Config, inputs: dict[str, tuple[Artifact, ...]], out: Path, tools: Tools) -> Facts:
-    ours = inputs["candidates"][0]
-    theirs = inputs["against"][0] if config.against is not None else None
+def run(config: Config, tools: Tools) -> Facts:
+    ours = tools.input("candidates")
+    theirs = tools.input("against") if config.against is not None else None
     matches = Artifact(_matches.join(ours.path, theirs.path if theirs else None, tools), ours.manifest)
-    judged = out / "judged"
-    judged.mkdir(exist_ok=True)
-    parts = tools.map(partial(_shard, config), matches, "judged", judged, uses=uses(config))
+    judged = tools.out / "judged"
+    parts = tools.map(partial(_shard, config), matches, "judged", judged)
     values = {name: [v for part in parts for v in part[name]] for name in parts[0]}
     report = _report(config, values, tools)
-    artifact.write_file(out / "report.json", json.dumps(report, indent=2, sort_keys=True).encode())
+    artifact.write_file(tools.out / "report.json", json.dumps(report, indent=2, sort_keys=True).encode())
     return report
 
 
 def _shard(config: Config, table: pa.Table, tools: Tools) -> tuple[pa.Table, Facts]:
     groups = _columns.groups(table)
-    verdicts = config.judge.module.judge(config.judge.config, groups, tools)
+    verdicts = config.judge.module.judge(config.judge.config, groups, tools.of("judge"))
     return _matches.measured(table, groups, verdicts)
 
 

@@ -6,7 +6,6 @@ log-probability (under the mixture, where there is one) travel with the text.
 """
 
 from functools import partial
-from pathlib import Path
 from typing import Annotated
 
 import pyarrow as pa
@@ -15,8 +14,9 @@ from pydantic import Field, model_validator
 
 from engines import Completion, Engine, Request, RequestRefused
 from models.chat import PromptTooLong
-from pipeline.artifact import Artifact, Facts
+from pipeline.artifact import Facts
 from pipeline.errors import Refusal
+from pipeline.placement import Need
 from pipeline.plugin import Reads, Settings
 from pipeline.tools import Tools
 from stages._completions import candidates
@@ -58,9 +58,9 @@ class Config(Settings):
         return self
 
 
-def uses(config: Config) -> str:
+def uses(config: Config) -> frozenset[Need]:
     """The profile's engine."""
-    return "engine"
+    return frozenset({"engine"})
 
 
 def estimate(config: Config, inputs: dict[str, int | None], round: int | None) -> dict[str, int | None]:
@@ -69,9 +69,9 @@ def estimate(config: Config, inputs: dict[str, int | None], round: int | None) -
     return {"rows": prompts, "tokens": None if prompts is None else prompts * config.n * config.max_new_tokens}
 
 
-def run(config: Config, inputs: dict[str, tuple[Artifact, ...]], out: Path, tools: Tools) -> Facts:
+def run(config: Config, tools: Tools) -> Facts:
     """Facts count what was sampled; `truncated` responses reached max_new_tokens or the end of the context."""
-    parts = tools.map(partial(_shard, config), inputs["prompts"][0], "candidates", out, uses="engine")
+    parts = tools.map(partial(_shard, config), tools.input("prompts"), "candidates")
     sums = {name: sum(part[name] for part in parts) for name in _COUNTS}
     responses = sums["responses"]
     return {

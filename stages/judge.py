@@ -9,7 +9,6 @@ was judged stays judged when one is widened, and a step that is finished is not 
 """
 
 from functools import partial
-from pathlib import Path
 from typing import Annotated
 
 import pyarrow as pa
@@ -17,8 +16,9 @@ from pydantic import Field, field_validator
 
 import judges
 from pipeline import plugin
-from pipeline.artifact import Artifact, Facts
+from pipeline.artifact import Facts
 from pipeline.errors import Problems, Refusal
+from pipeline.placement import Need
 from pipeline.plugin import Choice, Gate, Picks, Reads, Settings
 from pipeline.tools import Tools
 from stages import _columns, _join, _verdicts
@@ -56,7 +56,7 @@ class Config(Settings):
         return limits
 
 
-def uses(config: Config) -> str | None:
+def uses(config: Config) -> frozenset[Need]:
     """Whatever hardware the judge needs."""
     return judges.uses(config.judge)
 
@@ -67,8 +67,8 @@ def estimate(config: Config, inputs: dict[str, int | None], round: int | None) -
     return {"rows": inputs.get("candidates") if prompts is None else prompts, "tokens": None}
 
 
-def run(config: Config, inputs: dict[str, tuple[Artifact, ...]], out: Path, tools: Tools) -> Facts:
-    parts = tools.map(partial(_shard, config), _join.joined("candidates", "candidates", tools, "prompts"), "judged", out, uses=uses(config))
+def run(config: Config, tools: Tools) -> Facts:
+    parts = tools.map(partial(_shard, config), _join.joined("candidates", "candidates", tools, "prompts"), "judged")
     if not parts:
         raise Refusal(f"{tools.address}: there are no candidates to judge; look at the step that made them")
     facts = _verdicts.summary(_verdicts.total(parts))
@@ -105,7 +105,7 @@ def _hold(config: Config, facts: Facts, address: str) -> None:
 
 def _shard(config: Config, table: pa.Table, tools: Tools) -> tuple[pa.Table, Facts]:
     groups = _columns.groups(table)
-    verdicts = config.judge.module.judge(config.judge.config, groups, tools)
+    verdicts = config.judge.module.judge(config.judge.config, groups, tools.of("judge"))
     _verdicts.check(groups, verdicts)
     for name, column in _verdicts.columns(verdicts).items():
         table = table.append_column(name, column)

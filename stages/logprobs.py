@@ -6,13 +6,13 @@ the responses are (chosen, rejected).
 """
 
 from functools import partial
-from pathlib import Path
 from typing import Annotated
 
 import pyarrow as pa
 from pydantic import Field
 
-from pipeline.artifact import Artifact, Facts
+from pipeline.artifact import Facts
+from pipeline.placement import Need
 from pipeline.plugin import Reads, Settings
 from pipeline.tools import Tools
 
@@ -29,9 +29,9 @@ class Config(Settings):
     """Tokens of prompt and response beyond this are not scored; at least the training's max_length. None: all are."""
 
 
-def uses(config: Config) -> str:
+def uses(config: Config) -> frozenset[Need]:
     """Plain forward passes."""
-    return "forward"
+    return frozenset({"forward"})
 
 
 def estimate(config: Config, inputs: dict[str, int | None], round: int | None) -> dict[str, int | None]:
@@ -40,9 +40,9 @@ def estimate(config: Config, inputs: dict[str, int | None], round: int | None) -
     return {"rows": count, "tokens": None if count is None or config.max_length is None else 2 * count * config.max_length}
 
 
-def run(config: Config, inputs: dict[str, tuple[Artifact, ...]], out: Path, tools: Tools) -> Facts:
+def run(config: Config, tools: Tools) -> Facts:
     """Facts: rows, responses, tokens, mean log-probability of a token, and how many rows had to be tokenised again."""
-    parts = tools.map(partial(_shard, config), inputs["rows"][0], "logprobs", out, uses="forward")
+    parts = tools.map(partial(_shard, config), tools.input("rows"), "logprobs")
     sums = {name: sum(part[name] for part in parts) for name in ("rows", "responses", "tokens", "truncated", "retokenised")}
     total = sum(part["logprob"] for part in parts)
     return {**sums, "mean_token_logprob": total / sums["tokens"] if sums["tokens"] else None}

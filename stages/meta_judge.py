@@ -15,7 +15,6 @@ from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from math import fsum
-from pathlib import Path
 from typing import Annotated, Any
 
 import pyarrow as pa
@@ -25,8 +24,9 @@ import judges
 from judges import Group, Verdict
 from metrics import elo
 from pipeline import rows
-from pipeline.artifact import Artifact, Facts
+from pipeline.artifact import Facts
 from pipeline.errors import Refusal
+from pipeline.placement import Need
 from pipeline.plugin import Choice, Gate, Picks, Reads, Settings
 from pipeline.tools import Tools
 from stages import _columns, _verdicts
@@ -62,7 +62,7 @@ class Config(Settings):
         return self
 
 
-def uses(config: Config) -> str | None:
+def uses(config: Config) -> frozenset[Need]:
     """Whatever hardware the judge needs."""
     return judges.uses(config.judge)
 
@@ -72,10 +72,9 @@ def estimate(config: Config, inputs: dict[str, int | None], round: int | None) -
     return {"rows": inputs.get("judged"), "tokens": None}
 
 
-def run(config: Config, inputs: dict[str, tuple[Artifact, ...]], out: Path, tools: Tools) -> Facts:
+def run(config: Config, tools: Tools) -> Facts:
     compared = tools.work / "compared"
-    compared.mkdir(exist_ok=True)
-    parts = tools.map(partial(_shard, config), inputs["judged"][0], "judged", compared, uses=uses(config))
+    parts = tools.map(partial(_shard, config), tools.input("judged"), "judged", compared)
     heard: Facts = _verdicts.total(parts) if parts else {"rows": 0}
     if not heard["rows"]:
         raise Refusal(f"{tools.address}: no response has two different judgements that can be read; raise the `samples` of its judge")
@@ -84,7 +83,7 @@ def run(config: Config, inputs: dict[str, tuple[Artifact, ...]], out: Path, tool
     first = fsum(shares)
     weights = elo.place_weights(first, len(shares) - first)
     told: list[Facts] = []
-    rows.write(out, "judged", (_rated(table, config.l2, weights, told) for table in rows.stream(compared)))
+    rows.write(tools.out, "judged", (_rated(table, config.l2, weights, told) for table in rows.stream(compared)))
     sums = _verdicts.total(told)
     facts = {
         **_verdicts.summary({**sums, "tally": {**heard["tally"], **sums["tally"]}}),
@@ -124,7 +123,7 @@ def _shard(config: Config, table: pa.Table, tools: Tools) -> tuple[pa.Table, Fac
     groups = [Group(row["id"], tuple(row["prompt"]), tuple(each["text"] for each in row["responses"]), {}) for row in kept]
     settings = config.judge.config
     settings = settings if settings.question else settings.model_copy(update={"question": QUESTION})
-    verdicts = [_heard(verdict) for verdict in config.judge.module.judge(settings, groups, tools)]
+    verdicts = [_heard(verdict) for verdict in config.judge.module.judge(settings, groups, tools.of("judge"))]
     for row, verdict in zip(kept, verdicts, strict=True):
         row["detail"] |= verdict.detail
     asked = sum(2 * len(row["detail"]["orders"]) for row in kept)

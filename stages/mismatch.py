@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from blake3 import blake3
 
 from pipeline import rows as tables
-from pipeline.artifact import Artifact, Facts
+from pipeline.artifact import Facts
 from pipeline.errors import Refusal
 from pipeline.plugin import Reads, Settings
 from pipeline.tools import Tools
@@ -35,9 +35,9 @@ def estimate(config: Config, inputs: dict[str, int | None], round: int | None) -
     return {"rows": inputs["rows"], "tokens": None}
 
 
-def run(config: Config, inputs: dict[str, tuple[Artifact, ...]], out: Path, tools: Tools) -> Facts:
+def run(config: Config, tools: Tools) -> Facts:
     """Facts: rows, one for each prompt."""
-    path = inputs["rows"][0].path
+    path = tools.input("rows").path
     prompts = _prompts(path, tools.address)
     ids = prompts["id"].to_pylist()
     if len(ids) < 2:
@@ -46,7 +46,7 @@ def run(config: Config, inputs: dict[str, tuple[Artifact, ...]], out: Path, tool
     donors = [0] * len(ids)
     for at, mine in enumerate(order):
         donors[mine] = order[(at + 1) % len(order)]
-    return {"rows": tables.write(out, "candidates", _mismatched(prompts, donors, tools))}
+    return {"rows": tables.write(tools.out, "candidates", _mismatched(prompts, donors, tools))}
 
 
 def _mismatched(prompts: pa.Table, donors: list[int], tools: Tools) -> Iterator[pa.Table]:

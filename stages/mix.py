@@ -16,7 +16,7 @@ from blake3 import blake3
 from pydantic import Field, field_validator
 
 from pipeline import rows
-from pipeline.artifact import Artifact, Facts
+from pipeline.artifact import Facts
 from pipeline.errors import Refusal
 from pipeline.plugin import Reads, Settings
 from pipeline.tools import Tools
@@ -57,8 +57,8 @@ def estimate(config: Config, inputs: dict[str, int | None], round: int | None) -
     return {"rows": inputs.get("rows"), "tokens": None}
 
 
-def run(config: Config, inputs: dict[str, tuple[Artifact, ...]], out: Path, tools: Tools) -> Facts:
-    tables = inputs["rows"]
+def run(config: Config, tools: Tools) -> Facts:
+    tables = tools.inputs["rows"]
     taken = [0] * len(tables)
     counts = {"read": 0, "not_drawn": 0, "duplicates": 0}
     seen: set[str] = set()
@@ -74,7 +74,7 @@ def run(config: Config, inputs: dict[str, tuple[Artifact, ...]], out: Path, tool
                 taken[at] += kept.num_rows
                 yield _weighted(kept, weight)
 
-    written = rows.write(out, "pairs", joined())
+    written = rows.write(tools.out, "pairs", joined())
     if not written:
         raise Refusal(f"{tools.address}: no pair is left of {counts['read']} in {len(tables)} tables; raise `fractions`")
     return {"rows": written, **counts, "from": taken}

@@ -5,9 +5,8 @@ the mean of the chosen response's row (or what the rule says instead), `label` i
 without a table leaves them null.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable
 from functools import partial
-from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
@@ -15,13 +14,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import Field
 
+from judges import Group
 from metrics import ngrams
 from metrics.win_rates import win_rates
-from pipeline.artifact import Artifact, Facts
+from pipeline.artifact import Facts
 from pipeline.errors import Refusal
 from pipeline.plugin import Choice, Gate, Picks, Reads, Settings
 from pipeline.tools import Tools
-from rules import Judged, Pick
+from rules import Pick
 from stages import _columns, _join
 from stages._verdicts import ratio
 
@@ -55,8 +55,8 @@ def estimate(config: Config, inputs: dict[str, int | None], round: int | None) -
     return {"rows": inputs.get("judged"), "tokens": None}
 
 
-def run(config: Config, inputs: dict[str, tuple[Artifact, ...]], out: Path, tools: Tools) -> Facts:
-    parts = tools.map(partial(_shard, config), _join.joined("judged", "judged", tools), "pairs", out)
+def run(config: Config, tools: Tools) -> Facts:
+    parts = tools.map(partial(_shard, config), _join.joined("judged", "judged", tools), "pairs")
     sums = {name: sum(part[name] for part in parts) for name in _SUMS}
     reasons, filtered = _added(part["dropped"] for part in parts), _added(part["filtered"] for part in parts)
     made = sums["rows"]
@@ -100,8 +100,8 @@ def _shard(config: Config, table: pa.Table, tools: Tools) -> tuple[pa.Table, Fac
     dropped: dict[str, int] = {}
     filtered: dict[str, int] = {}
     filters = {name: value for name in _FILTERS if (value := getattr(config, name)) is not None}
-    for row, group in enumerate(_groups(table, responses, spans, wins, tools.seed)):
-        picked, reason = choose(rule, group)
+    for row, group in enumerate(_columns.groups(table)):
+        picked, reason = choose(rule, group, tools.seed)
         if filters:
             picked, reason = _filtered(picked, reason, group, filters, filtered)
         if picked:
@@ -118,12 +118,12 @@ _FILTERS = ("near_duplicate", "repetitive", "max_chosen_characters", "max_length
 
 
 def _filtered(
-    picks: list[Pick], reason: str | None, group: Judged, filters: dict[str, Any], counts: dict[str, int]
+    picks: list[Pick], reason: str | None, group: Group, filters: dict[str, Any], counts: dict[str, int]
 ) -> tuple[list[Pick], str | None]:
     """The pairs that pass; those that do not are counted, and the first one's reason is the group's if none is left."""
     kept: list[Pick] = []
     for pick in picks:
-        why = _reason(group.texts[pick.chosen], group.texts[pick.rejected], **filters)
+        why = _reason(group.responses[pick.chosen], group.responses[pick.rejected], **filters)
         if why is None:
             kept.append(pick)
         else:
@@ -151,13 +151,6 @@ def _reason(
     if max_length_ratio is not None and len(chosen) > max_length_ratio * len(rejected):
         return "length_ratio"
     return None
-
-
-def _groups(table: pa.Table, responses: Any, spans: _columns.Spans, wins: Sequence[Any], seed: int) -> Iterator[Judged]:
-    columns = [_columns.rows_of(_columns.strings(responses, name), spans) for name in ("text", "finish_reason", "source")]
-    scores = _columns.rows_of(_columns.flat(table, "scores").to_pylist(), _columns.spans(table, "scores"))
-    for texts, finish_reasons, sources, row_scores, row_wins, id in zip(*columns, scores, wins, table["id"].to_pylist(), strict=True):
-        yield Judged(texts, finish_reasons, sources, row_scores, row_wins, id, seed)
 
 
 def _rates(wins: Any, pick: Pick, config: Config) -> tuple[float | None, float | None, float | None]:

@@ -3,13 +3,12 @@
 Nothing is dropped in silence: `read` = `rows` + `duplicates` + `too_long`, all three are facts.
 """
 
-from pathlib import Path
 from typing import Annotated
 
 from pydantic import Field
 
 from pipeline import rows
-from pipeline.artifact import Artifact, Facts
+from pipeline.artifact import Facts
 from pipeline.errors import Refusal
 from pipeline.plugin import Choice, Picks, Settings
 from pipeline.tools import Tools
@@ -33,13 +32,13 @@ def estimate(config: Config, inputs: dict[str, int | None], round: int | None) -
     return {"rows": getattr(config.source.config, "count", config.take), "tokens": None}
 
 
-def run(config: Config, inputs: dict[str, tuple[Artifact, ...]], out: Path, tools: Tools) -> Facts:
+def run(config: Config, tools: Tools) -> Facts:
     counts = _adopt_rows.Counts()
     made = (
         {"id": identity, "prompt": list(record.prompt), "meta": record.meta}
         for identity, record in _adopt_rows.distinct(config.source, tools, config.take, config.max_prompt_characters, counts)
     )
-    written = rows.write(out, "prompts", (rows.from_pylist("prompts", batch) for batch in _adopt_rows.batches(made)))
+    written = rows.write(tools.out, "prompts", (rows.from_pylist("prompts", batch) for batch in _adopt_rows.batches(made)))
     if not written:
         why = ", ".join(f"{count} {reason.replace('_', ' ')}" for reason, count in counts.facts.items())
         raise Refusal(f"{tools.address}: no prompt is left of the {counts.read} that were read ({why}); loosen the limits")

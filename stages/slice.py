@@ -14,7 +14,7 @@ from blake3 import blake3
 from pydantic import Field
 
 from pipeline import rows
-from pipeline.artifact import Artifact, Facts
+from pipeline.artifact import Facts
 from pipeline.errors import Refusal
 from pipeline.plugin import Reads, Settings
 from pipeline.tools import Tools
@@ -43,15 +43,15 @@ def estimate(config: Config, inputs: dict[str, int | None], round: int | None) -
     return {"rows": part if config.take is None or part is None else min(part, config.take), "tokens": None}
 
 
-def run(config: Config, inputs: dict[str, tuple[Artifact, ...]], out: Path, tools: Tools) -> Facts:
-    source = inputs["rows"][0].path
+def run(config: Config, tools: Tools) -> Facts:
+    source = tools.input("rows").path
     part = _part(config, tools)
     ids = [identity for table in rows.stream(source, ["id"]) for identity in table["id"].to_pylist()]
     dealt = sorted(range(len(ids)), key=lambda at: (blake3(f"{config.shuffle}:{ids[at]}".encode()).digest(), at))
     mine = dealt[part - 1 :: config.parts][: config.take]
     if not mine:
         raise Refusal(f"{tools.address}: part {part} of {config.parts} is empty, there are {len(ids)} prompts; ask for fewer parts")
-    written = rows.write(out, "prompts", _taken(source, sorted(mine)))
+    written = rows.write(tools.out, "prompts", _taken(source, sorted(mine)))
     return {"rows": written, "total": len(ids), "part": part, "parts": config.parts}
 
 

@@ -5,7 +5,6 @@ whole distributions has the reference model asked while it trains. What the obje
 that ran is the profile's.
 """
 
-from pathlib import Path
 from typing import Annotated, Any
 
 import pyarrow.parquet as pq
@@ -13,8 +12,9 @@ from pydantic import model_validator
 
 import objectives
 from pipeline import rows
-from pipeline.artifact import Artifact, Facts
+from pipeline.artifact import Facts
 from pipeline.errors import Refusal
+from pipeline.placement import Need
 from pipeline.plugin import Choice, Picks, Reads
 from pipeline.tools import Tools
 from training.job import ExtraResponses, Job, Optimisation
@@ -110,9 +110,9 @@ def reads(config: Config) -> dict[str, Reads]:
     return {"rows": Reads(*objectives.tables(config.objective))}
 
 
-def uses(config: Config) -> str:
+def uses(config: Config) -> frozenset[Need]:
     """The profile's trainer."""
-    return "trainer"
+    return frozenset({"trainer"})
 
 
 def estimate(config: Config, inputs: dict[str, int | None], round: int | None) -> dict[str, int | None]:
@@ -123,25 +123,25 @@ def estimate(config: Config, inputs: dict[str, int | None], round: int | None) -
     return {"rows": count, "tokens": tokens}
 
 
-def run(config: Config, inputs: dict[str, tuple[Artifact, ...]], out: Path, tools: Tools) -> Facts:
+def run(config: Config, tools: Tools) -> Facts:
     """Facts are the trainer's: counts of rows, steps and tokens, and the first and last step's loss and terms."""
-    source = inputs["rows"][0].path
+    source = tools.input("rows").path
     if not rows.count(source):
         raise Refusal(f"{tools.address}: {source} has no rows to train on; look at the step that made it")
     columns = pq.read_schema(rows.files(source)[0]).names
-    scored = [each.path for each in inputs.get("extra_reference", ())]
-    extra = [each.path for each in inputs.get("extra", ())]
+    scored = [each.path for each in tools.inputs.get("extra_reference", ())]
+    extra = [each.path for each in tools.inputs.get("extra", ())]
     job = Job(
         rows=source,
         table="pairs" if "chosen" in columns else "judged" if "scores" in columns else "candidates",
-        reference=inputs["reference"][0].path if config.reference is not None else None,
+        reference=tools.input("reference").path if config.reference is not None else None,
         model=tools.model("model"),
-        out=out,
+        out=tools.out,
         work=tools.work,
         objective=config.objective,
         optimisation=Optimisation(**{name: getattr(config, name) for name in Optimisation.model_fields}),
         seed=tools.seed,
-        history=tuple(each.path for each in inputs.get("history", ())),
+        history=tuple(each.path for each in tools.inputs.get("history", ())),
         extra=tuple(ExtraResponses(path, scored[i] if scored else None) for i, path in enumerate(extra)),
         reference_model=tools.model("reference_model") if config.reference_model is not None else None,
         labels=tools.model("labels") if config.labels is not None else None,

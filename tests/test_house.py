@@ -30,7 +30,7 @@ ALLOWED = {
     "objectives": {"pipeline"},
     "training": {"pipeline", "models", "objectives"},
     "trainers": {"pipeline", "models", "training"},
-    "rules": {"pipeline", "metrics"},
+    "rules": {"pipeline", "metrics", "judges"},
     "sources": {"pipeline", "models"},
     "reporters": {"pipeline"},
     "stages": {"pipeline", "metrics", "models", "engines", "judges", "objectives", "training", "trainers", "rules", "sources"},

@@ -3,7 +3,7 @@
 A trainer module has `VERSION`, `Config` (the machine: ranks, precision, memory; never the result) and
 
     train(config, job: Job, tools) -> Facts
-    placement(config) -> pipeline.tools.Placement
+    placement(config) -> pipeline.placement.Placement
 
 and `IN_PROCESS = True` if it trains in the process that runs the step, instead of in a gang of ranks.
 It leaves a Hugging Face folder in safetensors at `job.out` (with tokenizer and `canary.json`; with `labels.parquet`

@@ -14,7 +14,7 @@ from engines import Completion, Request
 from engines.openai.config import Config
 from pipeline.errors import Refusal
 from pipeline.model import Endpoint, endpoint
-from pipeline.tools import Placement
+from pipeline.placement import Placement
 
 VERSION = 1
 SCRIPTED = False

@@ -15,8 +15,8 @@ from pydantic import Field
 
 from engines import Completion, Request, Response
 from pipeline.errors import Refusal
+from pipeline.placement import Placement
 from pipeline.plugin import Settings
-from pipeline.tools import Placement
 
 VERSION = 1
 SCRIPTED = False

@@ -11,7 +11,7 @@ from typing import Any
 
 from engines import Completion, Request, Response
 from engines.vllm.config import Config
-from pipeline.tools import Placement
+from pipeline.placement import Placement
 
 VERSION = 1
 SCRIPTED = False

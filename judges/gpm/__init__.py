@@ -13,6 +13,7 @@ from pydantic import Field
 
 from judges import Group, Verdict, _prompts
 from metrics.win_rates import win_rates, wins_pairwise
+from pipeline.placement import Need
 from pipeline.plugin import Reads, Settings
 from pipeline.tools import Tools
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from judges.gpm import network
 
 VERSION = 1
-USES = "forward"
+USES: frozenset[Need] = frozenset({"forward"})
 
 
 class Config(Settings):
@@ -43,7 +44,7 @@ def judge(config: Config, groups: Sequence[Group], tools: Tools) -> list[Verdict
     from judges.gpm import network
 
     forward = tools.profile.forward
-    loaded = tools.warm(network.opened, tools.model("judge.model"), device=forward.device, dtype=forward.dtype)
+    loaded = tools.warm(network.opened, tools.model("model"), device=forward.device, dtype=forward.dtype)
     texts = [_prompts.distinct(group.responses) for group in groups]
     chats = [(group.prompt, text) for group, (once, _) in zip(groups, texts, strict=True) for text in once]
     embedded = iter(network.embeddings(loaded, chats, config.max_length, forward.tokens_per_batch))

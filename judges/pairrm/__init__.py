@@ -15,11 +15,12 @@ from pydantic import Field, model_validator
 from judges import Group, Verdict
 from metrics.win_rates import scores_from_logits, wins_aggregated, wins_pairwise
 from models.messages import Message
+from pipeline.placement import Need
 from pipeline.plugin import Reads, Settings
 from pipeline.tools import Tools
 
 VERSION = 1
-USES = "forward"
+USES: frozenset[Need] = frozenset({"forward"})
 
 
 class Config(Settings):
@@ -45,7 +46,7 @@ def judge(config: Config, groups: Sequence[Group], tools: Tools) -> list[Verdict
     from judges.pairrm import network
 
     forward = tools.profile.forward
-    model = tools.warm(network.load, tools.model("judge.model"), forward.device, forward.dtype)
+    model = tools.warm(network.load, tools.model("model"), forward.device, forward.dtype)
     lengths = network.Lengths(config.source_max_length, config.total_max_length)
     prompts = [source(group.prompt) for group in groups]
     tables = network.logits(model, prompts, [group.responses for group in groups], lengths, forward.tokens_per_batch)

@@ -12,11 +12,12 @@ from pydantic import Field
 
 from judges import Group, Verdict, _prompts
 from metrics.win_rates import wins_aggregated
+from pipeline.placement import Need
 from pipeline.plugin import Reads, Settings
 from pipeline.tools import Tools
 
 VERSION = 2
-USES = "forward"
+USES: frozenset[Need] = frozenset({"forward"})
 
 
 class Config(Settings):
@@ -35,7 +36,7 @@ def judge(config: Config, groups: Sequence[Group], tools: Tools) -> list[Verdict
     from judges.reward_model import network
 
     forward = tools.profile.forward
-    loaded = tools.warm(network.opened, tools.model("judge.model"), device=forward.device, dtype=forward.dtype)
+    loaded = tools.warm(network.opened, tools.model("model"), device=forward.device, dtype=forward.dtype)
     texts = [_prompts.distinct(group.responses) for group in groups]
     chats = [(group.prompt, text) for group, (once, _) in zip(groups, texts, strict=True) for text in once]
     rewards = iter(network.rewards(loaded, chats, config.max_length, forward.tokens_per_batch))

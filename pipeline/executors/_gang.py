@@ -22,7 +22,7 @@ from typing import Any
 
 from pipeline import processes
 from pipeline.errors import Refusal
-from pipeline.tools import Placement
+from pipeline.placement import Placement
 
 LOOK_S = 0.05
 GRACE_S = 5.0

@@ -7,9 +7,10 @@ from typing import Any
 from pipeline import shards
 from pipeline.build import Context, build
 from pipeline.executors import _gang
+from pipeline.placement import Placement
 from pipeline.plan import Step
 from pipeline.plugin import Settings
-from pipeline.tools import Placement, Tools
+from pipeline.tools import Tools
 
 VERSION = 1
 

@@ -32,7 +32,7 @@ def collect(asked: Asked, start_at: str | None = None) -> dict[str, Any]:
         if step.address in again and each["state"] != "missing":
             each |= {"state": "missing", "why": f"--from {start_at} builds it again"}
         guess = expected[step.address]
-        entries.append({**each, "rows": guess.get("rows"), "tokens": guess.get("tokens"), "uses": step.uses, "key": step.key})
+        entries.append({**each, "rows": guess.get("rows"), "tokens": guess.get("tokens"), "uses": sorted(step.uses), "key": step.key})
     states = {address: "missing" if address in again else each.state for address, each in found.items()}
     building = {step.address for step in lifetimes.to_build(steps, states)}
     todo = [each for each in entries if each["address"] in building or each["state"] in ("stale", "corrupt")]
@@ -44,7 +44,7 @@ def collect(asked: Asked, start_at: str | None = None) -> dict[str, Any]:
         "steps": entries,
         "to_build": [each["address"] for each in todo],
         "estimate": {
-            "tokens": _sum(each["tokens"] for each in todo if each["uses"] == "engine"),
+            "tokens": _sum(each["tokens"] for each in todo if "engine" in each["uses"]),
             "pairs": _sum(each["rows"] for each in todo if each["makes"] == "pairs"),
         },
         "blocked": [each["address"] for each in entries if each["state"] in ("stale", "corrupt")],
@@ -69,7 +69,7 @@ def render(data: dict[str, Any], width: int) -> RenderableType:
             each["stage"].rpartition(".")[2],
             screen.state(each["state"]),
             screen.number(each["rows"]) or ("" if each["makes"] in ("model", "report") else "?"),
-            screen.number(each["tokens"]) or ("?" if each["uses"] == "engine" else ""),
+            screen.number(each["tokens"]) or ("?" if "engine" in each["uses"] else ""),
             *([", ".join(_near(address, each["address"]) for address in each["reads"])] if wide else []),
         ]
         for each in steps

@@ -70,7 +70,7 @@ def _plugin(folder: str, kind: str) -> str:
     if folder == "objectives":
         facts.append(f"needs {', '.join(sorted(module.NEEDS)) or 'rows alone'}; one loss a {module.UNIT}")
     if folder == "judges" and module.USES:
-        facts.append(f"uses the profile's `{module.USES}`")
+        facts.append(f"uses the profile's {' and '.join(f'`{each}`' for each in sorted(module.USES))}")
     return f"### {kind}\n\n{inspect.cleandoc(module.__doc__ or '')}\n\n*{'; '.join(facts)}*\n\n{_fields(module.Config)}"
 
 

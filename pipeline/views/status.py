@@ -15,6 +15,7 @@ from pipeline.plan import Step, plan
 from pipeline.recipe import sections
 from pipeline.request import Asked, plain
 from pipeline.run import LOCK, Status, status
+from pipeline.shards import progress
 from pipeline.views import screen
 
 
@@ -41,11 +42,11 @@ def collect(asked: Asked, *, verify: bool = False) -> dict[str, Any]:
 def entry(step: Step, found: Status, asked: Asked, held: bool) -> dict[str, Any]:
     """One step: a missing one that has a draft is `running` while the run is held, and `begun` otherwise."""
     state: str = found.state
-    shards: tuple[int, int | None] | None = None
+    shards: tuple[int, int] | None = None
     draft = artifact.draft_folder(step.folder(asked.folder), step.key)
     if state == "missing" and draft.is_dir():
         state = "running" if held else "begun"
-        shards = _shards(draft, step, asked)
+        shards = progress(draft / "work" / "shards")
     return {
         "address": step.address,
         "round": step.round,
@@ -59,26 +60,6 @@ def entry(step: Step, found: Status, asked: Asked, held: bool) -> dict[str, Any]
         "shards_done": shards[0] if shards else None,
         "shards": shards[1] if shards else None,
     }
-
-
-def _shards(draft: Path, step: Step, asked: Asked) -> tuple[int, int | None] | None:
-    """Finished and expected shards of a draft; None for a step that has no shards."""
-    folder = draft / "work" / "shards"
-    if not (folder / "split.json").is_file():
-        return None
-    stops = sorted(int(path.name.split(".")[0].split("-")[2]) for path in folder.glob("rows-*.parquet"))
-    size = json.loads((folder / "split.json").read_text())["rows_per_shard"]
-    rows: list[int] = []
-    for address in step.reads:
-        try:
-            have = artifact.read(asked.folder / address)
-        except artifact.CorruptArtifact:
-            continue
-        count = have.manifest.facts.get("rows") if have else None
-        rows += [count] if isinstance(count, int) else []
-    # Which input was split is the stage's business. Where they differ in rows, nobody outside can tell.
-    total = -(-rows[0] // size) if len(set(rows)) == 1 else None
-    return len(stops), total
 
 
 def held_by(folder: Path) -> dict[str, Any] | None:
@@ -169,7 +150,7 @@ def grid(data: dict[str, Any], folders: list[str], width: int) -> list[Renderabl
 def _cell(each: dict[str, Any]) -> str:
     if each["shards_done"] is None:
         return each["state"]
-    return f"{each['state']} {each['shards_done']}/{'?' if each['shards'] is None else each['shards']}"
+    return f"{each['state']} {each['shards_done']}/{each['shards']}"
 
 
 def render_verified(data: dict[str, Any]) -> RenderableType:

@@ -15,7 +15,8 @@ import pyarrow as pa
 from pydantic import Field
 
 from pipeline import model, rows
-from pipeline.artifact import Artifact, Facts, hash_of
+from pipeline.artifact import Facts, hash_of
+from pipeline.placement import Need
 from pipeline.plugin import Gate, Reads, Settings
 from pipeline.tools import Tools
 from stages._completions import candidates
@@ -49,9 +50,9 @@ class Config(Settings):
     """With `skip`, the step fails if a larger share of the prompts than this is refused."""
 
 
-def uses(config: Config) -> str:
+def uses(config: Config) -> frozenset[Need]:
     """The profile's engine."""
-    return "engine"
+    return frozenset({"engine"})
 
 
 def estimate(config: Config, inputs: dict[str, int | None], round: int | None) -> dict[str, int | None]:
@@ -60,14 +61,14 @@ def estimate(config: Config, inputs: dict[str, int | None], round: int | None) -
     return {"rows": prompts, "tokens": None if prompts is None else prompts * config.max_new_tokens}
 
 
-def run(config: Config, inputs: dict[str, tuple[Artifact, ...]], out: Path, tools: Tools) -> Facts:
+def run(config: Config, tools: Tools) -> Facts:
     """Facts: `asked` answers were paid for by this step, `known` were in the cache; token counts are of all of them.
 
     With `skip` also `refused`, the prompts that were left out, and the ids of some of them.
     """
     teacher = _teacher(tools)
-    total = rows.count(inputs["prompts"][0].path)
-    parts = tools.map(partial(_shard, config, teacher, total), inputs["prompts"][0], "candidates", out, uses="engine")
+    total = rows.count(tools.input("prompts").path)
+    parts = tools.map(partial(_shard, config, teacher, total), tools.input("prompts"), "candidates")
     sums = {name: sum(part[name] for part in parts) for name in _COUNTS}
     left_out = _left_out(config, teacher, parts, total, tools) if config.on_refusal == "skip" else {}
     fingerprints = {tokenizer for part in parts for tokenizer in part["tokenizers"]}

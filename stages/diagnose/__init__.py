@@ -8,8 +8,6 @@ left out, never guessed. With `earlier: diagnosis@all` a node compares itself wi
 """
 
 import json
-from dataclasses import replace
-from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
@@ -19,6 +17,7 @@ from metrics import alarms
 from pipeline import artifact, rows
 from pipeline.artifact import Artifact, Facts
 from pipeline.errors import Refusal
+from pipeline.placement import NOTHING, Need
 from pipeline.plugin import Reads, Settings, unknown
 from pipeline.tools import Tools
 from stages.diagnose import duels, measures, passes
@@ -75,9 +74,9 @@ class Config(Settings):
         return self
 
 
-def uses(config: Config) -> str | None:
+def uses(config: Config) -> frozenset[Need]:
     """Plain forward passes, if there is a model."""
-    return "forward" if config.model else None
+    return frozenset({"forward"}) if config.model else NOTHING
 
 
 def estimate(config: Config, inputs: dict[str, int | None], round: int | None) -> dict[str, int | None]:
@@ -85,17 +84,17 @@ def estimate(config: Config, inputs: dict[str, int | None], round: int | None) -
     return {"rows": None, "tokens": None}
 
 
-def run(config: Config, inputs: dict[str, tuple[Artifact, ...]], out: Path, tools: Tools) -> Facts:
+def run(config: Config, tools: Tools) -> Facts:
     """Facts: shares are of one, log-probabilities in nats, lengths in tokens; `alarms` holds a sentence for each bound crossed."""
-    given = {slot: found[0] for slot, found in inputs.items() if found and slot != "earlier"}
-    earlier = [_report(each, tools) for each in inputs.get("earlier", ())]
+    given = {slot: found[0] for slot, found in tools.inputs.items() if found and slot != "earlier"}
+    earlier = [_report(each, tools) for each in tools.inputs.get("earlier", ())]
     facts: Facts = {}
     if "judged" in given:
         facts |= measures.judged(given["judged"]) | measures.judge(given["judged"])
         if "pairs" in given:
             facts["kept_share"] = measures.kept_share(given["pairs"], given["judged"])
     if "pairs" in given:
-        facts |= _pairs(config, given, out, tools)
+        facts |= _pairs(config, given, tools)
     samples = given.get("candidates") or given.get("judged")
     if samples is not None:
         some = measures.sample(samples, "candidates", config.rows, tools.work)
@@ -103,25 +102,25 @@ def run(config: Config, inputs: dict[str, tuple[Artifact, ...]], out: Path, tool
         size = measures.vocabulary(tools.model("model")) if "model" in given and "candidates" in given else None
         facts |= measures.samples(samples, some, size)
         if "model" in given and "candidates" in given:
-            facts |= passes.over_samples(some, config.max_length, "against" in given, out / "samples", _apart(tools, "samples"))
+            facts |= passes.over_samples(some, config.max_length, "against" in given, tools)
     if "head_to_head" in given:
         facts |= duels.facts(given["head_to_head"].path, tools.seed)
     facts = {name: round(value, 6) if isinstance(value, float) else value for name, value in facts.items()}
     facts |= drift(facts, earlier)
     facts["alarms"] = alarms.alarms(facts, earlier, config.limits)
-    artifact.write_file(out / "report.json", json.dumps(facts, indent=2, sort_keys=True, allow_nan=False).encode())
+    artifact.write_file(tools.out / "report.json", json.dumps(facts, indent=2, sort_keys=True, allow_nan=False).encode())
     return facts
 
 
-def _pairs(config: Config, given: dict[str, Artifact], out: Path, tools: Tools) -> Facts:
+def _pairs(config: Config, given: dict[str, Artifact], tools: Tools) -> Facts:
     some = measures.sample(given["pairs"], "pairs", config.rows, tools.work)
     table = rows.read(some.path, ["id", "label"])
     ids, labels_P = table["id"].to_pylist(), table["label"].fill_null(np.nan).to_numpy()
     facts = {**measures.pairs(given["pairs"], some), "pairs_measured": len(ids)}
     policy = reference = None
     if "model" in given:
-        facts |= passes.over_pairs(some, config.max_length, out / "pairs", _apart(tools, "pairs"))
-        policy = passes.sums(out / "pairs", ids, "model")
+        facts |= passes.over_pairs(some, config.max_length, tools)
+        policy = passes.sums(tools.out / "pairs", ids, "model")
     if "reference" in given:
         reference = passes.sums(given["reference"].path, ids, "reference")
     return facts | passes.ranking(policy, reference, labels_P, config.beta)
@@ -147,11 +146,6 @@ def drift(facts: Facts, earlier: list[Facts]) -> Facts:
         if now is not None and before is not None and before > 0:
             found[name] = round(now / before - (1 if name.endswith("growth_since_last") else 0), 6)
     return found
-
-
-def _apart(tools: Tools, name: str) -> Tools:
-    """The tools with a work folder of their own: a step that maps twice must not find the other map's shards."""
-    return replace(tools, work=tools.work / f"pass-{name}")
 
 
 def _report(made: Artifact, tools: Tools) -> Facts:

@@ -22,16 +22,16 @@ Sums = dict[str, np.ndarray]
 """By pair: summed log-probabilities in nats and tokens of `chosen` and `rejected`; keys "chosen", "chosen_tokens" and so on."""
 
 
-def over_pairs(some: Artifact, limit: int | None, out: Path, tools: Tools) -> Facts:
-    """Run the model of slot `model` over pairs: its log-probabilities go to `out`, the representation gap into the facts."""
-    parts = tools.map(partial(_pairs, limit), some, "logprobs", _made(out), uses="forward")
+def over_pairs(some: Artifact, limit: int | None, tools: Tools) -> Facts:
+    """Run the model of slot `model` over pairs: its log-probabilities go to `pairs`, the representation gap into the facts."""
+    parts = tools.map(partial(_pairs, limit), some, "logprobs", tools.out / "pairs")
     found = {name: np.asarray([value for part in parts for value in part[name]], float) for name in ("cosine", "distance")}
     return {"representation_cosine": mean(found["cosine"]), "representation_distance": mean(found["distance"])}
 
 
-def over_samples(some: Artifact, limit: int | None, against: bool, out: Path, tools: Tools) -> Facts:
-    """Run `model`, and `against` if it is there, over samples: entropy and KL divergence in nats. Log-probabilities go to `out`."""
-    parts = tools.map(partial(_samples, limit, against), some, "logprobs", _made(out), uses="forward")
+def over_samples(some: Artifact, limit: int | None, against: bool, tools: Tools) -> Facts:
+    """Run `model`, and `against` if it is there, over samples: entropy and KL divergence in nats. Log-probabilities go to `samples`."""
+    parts = tools.map(partial(_samples, limit, against), some, "logprobs", tools.out / "samples")
     tokens, entropy = (sum(value for part in parts for value in part[name]) for name in ("tokens", "entropy"))
     facts: Facts = {"entropy_per_token_nats": entropy / tokens if tokens else None}
     if against:
@@ -43,11 +43,6 @@ def over_samples(some: Artifact, limit: int | None, against: bool, out: Path, to
             "kl_k3_per_token_nats": k3 / tokens if tokens else None,
         }
     return facts
-
-
-def _made(out: Path) -> Path:
-    out.mkdir(exist_ok=True)
-    return out
 
 
 def _look(slot: str, table: pa.Table, kind: str, limit: int | None, tools: Tools) -> list[Any]:

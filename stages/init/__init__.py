@@ -3,12 +3,11 @@
 Weights are drawn from the step's seed by the model class's own initialisation (transformers).
 """
 
-from pathlib import Path
 from typing import Any
 
 from pydantic import Field, field_validator
 
-from pipeline.artifact import Artifact, Facts
+from pipeline.artifact import Facts
 from pipeline.plugin import Settings
 from pipeline.tools import Tools
 
@@ -35,8 +34,8 @@ class Config(Settings):
         return value
 
 
-def run(config: Config, inputs: dict[str, tuple[Artifact, ...]], out: Path, tools: Tools) -> Facts:
+def run(config: Config, tools: Tools) -> Facts:
     """Facts: parameters, vocabulary, architecture."""
     from stages.init import blank
 
-    return blank.make(config.model, config.alphabet, config.bos, tools.seed, out)
+    return blank.make(config.model, config.alphabet, config.bos, tools.seed, tools.out)

@@ -15,7 +15,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from pipeline import model as models
-from pipeline.artifact import Artifact, Facts
+from pipeline.artifact import Facts
 from pipeline.errors import Refusal
 from pipeline.plugin import Gate, Reads, Settings
 from pipeline.tools import Tools
@@ -52,12 +52,12 @@ class Config(Settings):
         return self
 
 
-def run(config: Config, inputs: dict[str, tuple[Artifact, ...]], out: Path, tools: Tools) -> Facts:
+def run(config: Config, tools: Tools) -> Facts:
     """Facts: tensors, parameters, how many tensors were copied (whole numbers, flags), `relative_change` of the weights."""
     from models import folder as model_folder
     from stages.merge import arithmetic, tensors
 
-    read = (*inputs["model"], *inputs.get("previous", ()), *inputs.get("others", ()))
+    read = (*tools.inputs["model"], *tools.inputs.get("previous", ()), *tools.inputs.get("others", ()))
     folders, names = [models.folder(each) for each in read], [f"{each.path.parent.name}/{each.path.name}" for each in read]
     _same_tokenizer(folders, names, tools.address)
     if config.how == "extrapolate":
@@ -70,7 +70,7 @@ def run(config: Config, inputs: dict[str, tuple[Artifact, ...]], out: Path, tool
             )
         combine = partial(arithmetic.average, weights=weights)
     try:
-        facts = tensors.merge(folders, names, combine, out)
+        facts = tensors.merge(folders, names, combine, tools.out)
     except Refusal as error:
         raise Refusal(f"{tools.address}: {error}") from None
     change = facts["relative_change"]
@@ -79,9 +79,9 @@ def run(config: Config, inputs: dict[str, tuple[Artifact, ...]], out: Path, tool
             f"{tools.address}: the weights would move by {change:.3g} of their norm, at most {config.max_change} is allowed; "
             "lower alpha, or look at what training did"
         )
-    shutil.copyfile(folders[0] / "config.json", out / "config.json")
-    model_folder.carry(folders[0], out)
-    model_folder.canary(out, "cpu")
+    shutil.copyfile(folders[0] / "config.json", tools.out / "config.json")
+    model_folder.carry(folders[0], tools.out)
+    model_folder.canary(tools.out, "cpu")
     return facts
 
 

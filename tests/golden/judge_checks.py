@@ -6,7 +6,8 @@ from tests.golden.compare import Vector, same
 def check_pair_building(vector: Vector, dtype: str) -> None:
     """Scores -> win table -> win rates -> pair, as SPPO's compute_prob.py does it."""
     from metrics import win_rates
-    from rules import Judged, best_vs_worst
+    from rules import best_vs_worst
+    from tests.support.groups import judged
 
     scores, expected = vector["inputs"]["rm_scores"], vector["expected"]
     table = win_rates.wins_aggregated(scores)
@@ -17,9 +18,9 @@ def check_pair_building(vector: Vector, dtype: str) -> None:
     same("win rate of the rejected", rates[rejected], expected["chosen_probs_lose"], dtype, 1.0)
     same("P(chosen beats rejected)", table[chosen][rejected], expected["chosen_probs"], dtype, 1.0)
     texts = tuple(f"response {i}" for i in range(len(scores)))
-    group = Judged(texts, ("stop",) * len(scores), ("model",) * len(scores), tuple(scores), table)
+    group = judged(texts, ("stop",) * len(scores), ("model",) * len(scores), tuple(scores), table)
     # Their code filters nothing: where all scores are equal, it pairs a response with itself.
-    picks, _ = best_vs_worst.choose(best_vs_worst.Config(tie="keep", identical="keep"), group)
+    picks, _ = best_vs_worst.choose(best_vs_worst.Config(tie="keep", identical="keep"), group, 0)
     assert [(pick.chosen, pick.rejected) for pick in picks] == [(chosen, rejected)]
 
 

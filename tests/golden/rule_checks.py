@@ -5,8 +5,10 @@ from typing import Any
 
 import pytest
 
+from judges import Group
 from metrics import bracket, win_rates
-from rules import Judged, margin, tournament
+from rules import margin, tournament
+from tests.support.groups import judged
 
 Vector = dict[str, Any]
 
@@ -19,7 +21,7 @@ def check_tournament(vector: Vector, dtype: str) -> None:
     assert played.final == (expected["winner"], expected["loser"])
     assert len(played.played) == expected["num_comparisons"] and played.upset is not expected["keep_pair"]
     group = _group(["policy"] * count, [0.0] * count, table)
-    picks, reason = tournament.choose(tournament.Config(), group)
+    picks, reason = tournament.choose(tournament.Config(), group, 0)
     wanted = [(expected["winner"], expected["loser"])] if expected["keep_pair"] else []
     assert [(pick.chosen, pick.rejected) for pick in picks] == wanted and (reason is None) is expected["keep_pair"]
 
@@ -34,7 +36,7 @@ def check_margins(vector: Vector, dtype: str) -> None:
         own_gap=params["margin_student_positive"],
     )
     group = _group([each["source"] for each in candidates], [float(each["score"]) for each in candidates])
-    picks, _ = margin.choose(config, group)
+    picks, _ = margin.choose(config, group, 0)
     assert sorted([pick.chosen, pick.rejected] for pick in picks) == sorted(vector["expected"]["pairs_pos_neg"])
 
 
@@ -56,10 +58,10 @@ def check_rewards(vector: Vector, dtype: str) -> None:
     _same([[mean], [rate - mean for rate in known]], [[expected["mean"]], expected["centered"]])
 
 
-def _group(sources: list[str], scores: list[float], wins: list[list[float]] | None = None) -> Judged:
+def _group(sources: list[str], scores: list[float], wins: list[list[float]] | None = None) -> Group:
     count = len(sources)
     texts = tuple(f"response {i}" for i in range(count))
-    return Judged(texts, ("stop",) * count, tuple(sources), tuple(scores), None if wins is None else tuple(map(tuple, wins)))
+    return judged(texts, ("stop",) * count, tuple(sources), tuple(scores), None if wins is None else tuple(map(tuple, wins)))
 
 
 def _same(found: Any, expected: Any) -> None:

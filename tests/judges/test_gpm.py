@@ -35,7 +35,7 @@ def model(request, tmp_path_factory):
     """A model, and tools of a judge over it."""
     path = tmp_path_factory.mktemp("gpm")
     made = gpm_shaped(path / "model", gate=request.param)
-    given = tools(path / "judged", inputs={"judge.model": (folder(made),)}, forward={"tokens_per_batch": 128})
+    given = tools(path / "judged", inputs={"model": (folder(made),)}, forward={"tokens_per_batch": 128})
     yield made, given
     given.close()
 
@@ -64,7 +64,7 @@ def test_k_responses_cost_k_forwards(model):
     from judges.gpm import network
 
     _, given = model
-    loaded = given.warm(network.opened, given.model("judge.model"), device="cpu", dtype="float32")
+    loaded = given.warm(network.opened, given.model("model"), device="cpu", dtype="float32")
     rows: list[int] = []
     counted = loaded.model.register_forward_hook(lambda module, args, kwargs, out: rows.append(len(kwargs["input_ids"])), with_kwargs=True)
     try:
@@ -101,7 +101,7 @@ def test_scores_and_the_doubling_of_the_released_data(model):
 
 
 def test_preferences_may_run_in_circles(tmp_path):
-    made = tools(tmp_path / "judged", inputs={"judge.model": (folder(gpm_shaped(tmp_path / "model", width=6)),)})
+    made = tools(tmp_path / "judged", inputs={"model": (folder(gpm_shaped(tmp_path / "model", width=6)),)})
     try:
         [verdict] = gpm.judge(gpm.Config(model="m"), [Group("g", asked("say"), tuple(ascii_lowercase[:12]), {})], made)
     finally:
@@ -143,7 +143,7 @@ def test_through_the_judge_stage_whatever_the_shards(model, tmp_path):
 
     _, given = model
     asked_of = table(tmp_path / "candidates", "candidates", candidates({f"p{i}": ["ab", "ba", "c" * i] for i in range(5)}))
-    inputs = {"candidates": asked_of, "judge.model": given.inputs["judge.model"][0]}
+    inputs = {"candidates": asked_of, "judge.model": given.inputs["model"][0]}
     made = [build(tmp_path / f"judged{n}", "judge", {"judge": {"kind": "gpm", "model": "m"}}, inputs, rows_per_shard=n) for n in (5, 2)]
     whole, split = (rows.read(each.path).to_pylist() for each in made)
     assert made[0].manifest.facts["judge"]["cut"] == 0

@@ -123,7 +123,7 @@ def test_marks_differ_between_steps(tmp_path):
 
 def test_every_judge_that_reads_prompts_can_be_measured():
     """Whatever asks an engine has the switch that this file measures."""
-    asking = [kind for kind in plugin.names("judges") if plugin.load("judges", kind).USES == "engine"]
+    asking = [kind for kind in plugin.names("judges") if {"engine"} == plugin.load("judges", kind).USES]
     assert set(asking) == {each["kind"] for each in KINDS.values()}
     assert all("protect" in plugin.load("judges", kind).Config.model_fields for kind in asking)
     assert all(name in _prompts.RUBRICS for name in ("additive-five", "joint-six"))

@@ -24,7 +24,7 @@ def asked(tmp_path_factory):
     """Tools of a judge over a tiny Llama, one token a character, and the model's folder."""
     path = tmp_path_factory.mktemp("judge")
     model = tiny_llama(path / "model", bos=True, context=4096)
-    made = tools(path / "judged", inputs={"judge.model": (folder(model),)}, engine={"kind": "transformers", "threads": 1})
+    made = tools(path / "judged", inputs={"model": (folder(model),)}, engine={"kind": "transformers", "threads": 1})
     yield made, model
     made.close()
 
@@ -43,7 +43,7 @@ def _probability(completion, model, options: tuple[str, ...]) -> list[float]:
 
 def _prompts_of(module, config, groups, given, monkeypatch) -> tuple[list, list]:
     """The verdicts of a judge, and what its engine was asked and answered."""
-    engine = given.engine("judge.model")
+    engine = given.engine("model")
     seen: list[tuple[Request, object]] = []
 
     def complete(requests):
@@ -116,7 +116,7 @@ def _plain_reward(model_folder, chat: str) -> float:
 def test_rewards_equal_one_chat_at_a_time(budget, pad, tmp_path):
     """In batches of any size, whatever the model pads with, be it the token that ends every chat."""
     model = tiny_reward(tmp_path / "model", pad=pad)
-    given = tools(tmp_path / "judged", inputs={"judge.model": (folder(model),)}, forward={"tokens_per_batch": budget})
+    given = tools(tmp_path / "judged", inputs={"model": (folder(model),)}, forward={"tokens_per_batch": budget})
     verdicts = reward_model.judge(reward_model.Config(model="m"), GROUPS, given)
     texts = [[*GROUPS[0].responses], ["a  b", "b"]]  # control tokens are spaces to a reward model
     for verdict, each in zip(verdicts, texts, strict=True):
@@ -128,7 +128,7 @@ def test_rewards_equal_one_chat_at_a_time(budget, pad, tmp_path):
 
 def test_a_chat_beyond_the_context_is_undecided(tmp_path):
     model = tiny_reward(tmp_path / "model", context=64)
-    given = tools(tmp_path / "judged", inputs={"judge.model": (folder(model),)})
+    given = tools(tmp_path / "judged", inputs={"model": (folder(model),)})
     (verdict,) = reward_model.judge(reward_model.Config(model="m"), [Group("g", ASKED, ("x", "y" * 60), {})], given)
     assert verdict.scores[0] is not None and verdict.scores[1] is None and verdict.wins is None and verdict.tally["too_long"] == (1, 2)
 
@@ -143,6 +143,6 @@ def test_what_is_no_reward_model_is_refused(tmp_path):
         ),
         ("two", lambda path: tiny_reward(path, labels=2), "has 2 labels, and a reward is one number"),
     ):
-        given = tools(tmp_path / f"{name}-judged", inputs={"judge.model": (folder(make(tmp_path / name)),)})
+        given = tools(tmp_path / f"{name}-judged", inputs={"model": (folder(make(tmp_path / name)),)})
         with pytest.raises(Refusal, match=sentence):
             reward_model.judge(reward_model.Config(model="m"), GROUPS, given)

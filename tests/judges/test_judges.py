@@ -41,10 +41,10 @@ def _verdicts(kind: str, groups: list[Group], path):
     """Verdicts of any judge: what it reads is made as its fields ask, a model having the shape that its judge is for."""
     module = plugin.load("judges", kind)
     needs_model = [name for name in ("model",) if name in module.Config.model_fields]
-    if needs_model and module.USES == "forward" and importlib.util.find_spec("torch") is None:
+    if needs_model and "forward" in module.USES and importlib.util.find_spec("torch") is None:
         pytest.skip("needs torch")
     make = {"pairrm": pairrm_shaped, "reward_model": tiny_reward, "gpm": gpm_shaped}.get(kind, _nothing)
-    inputs = {f"judge.{name}": (folder(make(path / name)),) for name in needs_model}
+    inputs = {name: (folder(make(path / name)),) for name in needs_model}
     settings = {**SETTINGS.get(kind, {}), **{name: name for name in needs_model}}
     given = tools(path / "judged", inputs=inputs, engine="tests.support.plugins.grader")
     return module.judge(module.Config.model_validate(settings), groups, given)

@@ -244,11 +244,11 @@ def test_nested_judges_are_planned_and_find_their_models(tmp_path):
     }
     step = {each.address: each for each in plan(recipe.make(body, "test"), profile())}["start/judged"]
     assert step.inputs["judge.judges.0.model"] == ("start/a",) and step.inputs["judge.judges.1.judge.model"] == ("start/b",)
-    assert step.uses == "engine" and step.identity["scripted"]
+    assert step.uses == {"engine"} and step.identity["scripted"]
     assert step.identity["settings"]["judge"]["judges"][1]["judge"] == {"kind": "pairwise", "version": 1}
-    assert uses(plugin.parse("judges", {"kind": "ensemble", "judges": ["length", "similarity"]})) is None
+    assert uses(plugin.parse("judges", {"kind": "ensemble", "judges": ["length", "similarity"]})) == set()
     mixed = {"kind": "ensemble", "judges": ["length", {"kind": "reward_model", "model": "a"}]}
-    assert uses(plugin.parse("judges", mixed)) == "forward"
+    assert uses(plugin.parse("judges", mixed)) == {"forward"}
 
 
 # what it costs
@@ -394,5 +394,5 @@ def test_every_llm_judge_asks_in_the_same_layout():
 
 def test_settings_have_the_fields_that_planning_reads():
     for module in (rubric, pairwise):
-        assert module.USES == "engine"
-    assert anchor.uses(anchor.Config(judge=plugin.parse("judges", {"kind": "rubric", "model": "m"}), meta="x")) == "engine"
+        assert {"engine"} == module.USES
+    assert anchor.uses(anchor.Config(judge=plugin.parse("judges", {"kind": "rubric", "model": "m"}), meta="x")) == {"engine"}

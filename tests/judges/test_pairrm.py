@@ -37,11 +37,11 @@ def _groups(seed: int = 0, count: int = 4, longest: int = 120) -> list[Group]:
 
 
 def _judge(model, groups, tmp_path, *, tokens_per_batch=1024, **settings):
-    inputs = {"judge.model": (folder(model),)} if not model.with_suffix(".artifact").exists() else None
+    inputs = {"model": (folder(model),)} if not model.with_suffix(".artifact").exists() else None
     if inputs is None:
         from pipeline import artifact
 
-        inputs = {"judge.model": (artifact.read(model.with_suffix(".artifact")),)}
+        inputs = {"model": (artifact.read(model.with_suffix(".artifact")),)}
     used = tools(tmp_path / "judged", inputs=inputs, forward={"tokens_per_batch": tokens_per_batch})
     return pairrm.judge(pairrm.Config(model="oracle", **settings), groups, used)
 

@@ -344,7 +344,7 @@ def test_unknown_commands_and_options_are_refused(capsys):
 def test_exit_codes_of_the_real_process(here, tmp_path):
     (tmp_path / "broken.py").write_text(
         '"""A stage with a bug."""\nfrom pipeline.plugin import Settings\nVERSION = 1\nMAKES = "prompts"\n'
-        "class Config(Settings):\n    pass\ndef run(config, inputs, out, tools):\n    return {}['rows']\n"
+        "class Config(Settings):\n    pass\ndef run(config, tools):\n    return {}['rows']\n"
     )
     body = {"name": "bug", "rounds": 0, "start": {"words": {"stage": "some.broken"}}}
     (tmp_path / "some").mkdir()
@@ -373,7 +373,7 @@ def test_interrupted_runs_say_how_to_go_on(number, code, tmp_path, capsys, monke
     (tmp_path / "slow" / "stage.py").write_text(
         '"""A stage that sleeps."""\nimport time\nfrom pipeline.plugin import Settings\nVERSION = 1\nMAKES = "prompts"\n'
         "class Config(Settings):\n    pass\n"
-        "def run(config, inputs, out, tools):\n    tools.report(tools.address, 0, 1)\n    time.sleep(60)\n"
+        "def run(config, tools):\n    tools.report(tools.address, 0, 1)\n    time.sleep(60)\n"
     )
     words = {"stage": "tests.support.plugins.words"}
     body = {"name": "slow", "rounds": 0, "start": {"words": words, "nap": {"stage": "slow.stage"}}}

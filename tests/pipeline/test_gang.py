@@ -13,7 +13,7 @@ import pytest
 from pipeline import processes
 from pipeline.errors import Refusal
 from pipeline.executors import _gang
-from pipeline.tools import Placement
+from pipeline.placement import Placement
 
 TWO = Placement(workers=2)
 NAMES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR")

@@ -124,7 +124,7 @@ def test_a_truncated_shard_is_rebuilt_not_read(tmp_path):
     run.run(small(rounds=0), profile(), tmp_path / "r")
     with pytest.raises(subprocess.CalledProcessError):
         _run_killed(tmp_path / "r", tmp_path / "kill", "round-01.loud.p000013")
-    shards = sorted((tmp_path / "r/round-01").glob(".loud.*/work/shards/rows-*.parquet"))
+    shards = sorted((tmp_path / "r/round-01").glob(".loud.*/work/shards/out/rows-*.parquet"))
     assert len(shards) == 3
     shards[1].write_bytes(shards[1].read_bytes()[:-7])
     run.run(small(rounds=1), profile(), tmp_path / "r")

@@ -34,7 +34,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def tools(work: Path, trainer: dict[str, Any]) -> Tools:
-    return Tools("round-01/policy", 7, 1, {}, work, profile(trainer=trainer), InlinePool())
+    return Tools("round-01/policy", 7, 1, {}, work / "out", work, profile(trainer=trainer), pool=InlinePool())
 
 
 def train(made: Job, **settings: Any) -> tuple[dict[str, Any], list[dict[str, Any]]]:

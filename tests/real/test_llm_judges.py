@@ -29,7 +29,7 @@ def given(tmp_path_factory):
     """Tools of the same judge on both engines; one token is one character."""
     path = tmp_path_factory.mktemp("judge")
     model = folder(tiny_llama(path / "model", bos=True, context=4096))
-    made = {name: tools(path / "judged", inputs={"judge.model": (model,)}, engine=engine) for name, engine in ENGINES.items()}
+    made = {name: tools(path / "judged", inputs={"model": (model,)}, engine=engine) for name, engine in ENGINES.items()}
     yield made
     for each in made.values():
         each.close()
@@ -61,7 +61,7 @@ def test_common_beginnings_are_computed_once(given, module, config, monkeypatch)
     fresh = [
         replace(group, id=name + group.id, prompt=({"role": "user", "content": name + group.prompt[0]["content"]},)) for group in GROUPS
     ]
-    engine = given["vllm"].engine("judge.model")
+    engine = given["vllm"].engine("model")
     prompts: list[str] = []
 
     def complete(requests):

@@ -114,7 +114,7 @@ def test_what_fails_for_good_says_so_in_one_sentence_and_keeps_finished_shards(t
     settings = profile(executor={**RAY, "attempts": 2}, workers=2)
     with pytest.raises(Refusal, match=r"^round-01/a: 2 workers died, one after the other, over rows 4 to 7"):
         run.run(nodes(a={"fault": "killed"}), settings, tmp_path / "killed")
-    assert len(list(tmp_path.glob("killed/round-01/.a.*/work/shards/rows-*.parquet"))) >= 1
+    assert len(list(tmp_path.glob("killed/round-01/.a.*/work/shards/out/rows-*.parquet"))) >= 1
     with pytest.raises(Refusal, match=r"^round-01/a: rank 1 of 2 died"):
         run.run(nodes(a={"how": "gang", "fault": "killed"}), settings, tmp_path / "rank")
 
@@ -156,14 +156,14 @@ def test_a_killed_driver_leaves_nothing_behind_and_the_same_command_goes_on(tmp_
     folder = tmp_path / "run"
     command = [sys.executable, "-c", DRIVER, str(folder)]
     driver = subprocess.Popen(command, cwd=Path(__file__).parent.parent.parent)
-    look = "round-01/.a.*/work/shards/rows-*.parquet" if moment == "map" else "round-01/.b.*/work/writers"
+    look = "round-01/.a.*/work/shards/out/rows-*.parquet" if moment == "map" else "round-01/.b.*/work/writers"
     until(lambda: list(folder.glob(look)), 60)
     below = processes.descendants(driver.pid)
     assert len(below) >= 8, "a cluster and its workers run"
     driver.send_signal(signal.SIGKILL)
     driver.wait()
     until(lambda: not [each for each in below if each.alive()], 10)
-    shards = {path.name for path in folder.glob("round-01/.a.*/work/shards/rows-*.parquet")}
+    shards = {path.name for path in folder.glob("round-01/.a.*/work/shards/out/rows-*.parquet")}
     assert subprocess.run(command, cwd=Path(__file__).parent.parent.parent, timeout=120).returncode == 0
     assert moment == "gang" or shards
     run.run(nodes(a={}, b={"how": "gang"}), core.profile(), tmp_path / "inline")

@@ -4,17 +4,18 @@ import pytest
 
 from pipeline import rows
 from pipeline.errors import Refusal
-from rules import Judged, explored
+from rules import explored
+from tests.support.groups import judged
 from tests.support.steps import build, candidates, prompt, table
 
 
 def group(scores=(None,) * 4, wins=None, sources="eeoo"):
     names = tuple({"e": "round-01/explore", "o": "round-01/opponent"}[letter] for letter in sources)
-    return Judged(tuple(f"text {i}" for i in range(len(names))), ("stop",) * len(names), names, tuple(scores), wins, "x", 0)
+    return judged(tuple(f"text {i}" for i in range(len(names))), ("stop",) * len(names), names, tuple(scores), wins)
 
 
 def choose(of, **settings):
-    picks, reason = explored.choose(explored.Config(source="explore", **settings), of)
+    picks, reason = explored.choose(explored.Config(source="explore", **settings), of, 0)
     assert bool(picks) == (reason is None)
     return [(pick.chosen, pick.rejected, pick.win_rates) for pick in picks] or reason
 

@@ -5,26 +5,28 @@ from dataclasses import replace
 
 import pytest
 
+from judges import Group
 from metrics import ngrams
 from pipeline import rows
 from pipeline.errors import Refusal
 from pipeline.plugin import load
-from rules import Judged, Pick
+from rules import Pick
+from tests.support.groups import judged
 from tests.support.steps import build, candidates, table
 
 DIGIT = {"p": "start/past", "a": "round-02/ahead", "g": "round-02/gold"}
 
 
-def _group(scores, sources="", *, texts=None, id="x", seed=0) -> Judged:
+def _group(scores, sources="", *, texts=None, id="x") -> Group:
     """`sources` is a letter for each response: p past, a ahead, g gold, anything else the present."""
     names = tuple(DIGIT.get(letter, "round-02/present") for letter in sources.ljust(len(scores), "."))
     texts = tuple(texts or (f"text number {i} of them all" for i in range(len(scores))))
-    return Judged(texts, ("stop",) * len(scores), names, tuple(scores), None, id, seed)
+    return judged(texts, ("stop",) * len(scores), names, tuple(scores), None, id)
 
 
-def _choose(kind, group, **settings):
+def _choose(kind, group, seed=0, **settings):
     module = load("rules", kind)
-    picks, reason = module.choose(module.Config(**settings), group)
+    picks, reason = module.choose(module.Config(**settings), group, seed)
     assert bool(picks) == (reason is None)
     return [(pick.chosen, pick.rejected) for pick in picks] or reason
 
@@ -39,7 +41,8 @@ def test_a_tournament_over_a_win_table():
         wins = [[0.5] * count for _ in range(count)]
         for i, j in beats:
             wins[i][j], wins[j][i] = 0.9, 0.1
-        group = replace(_group([float(i) for i in range(count)]), wins=tuple(map(tuple, wins)))
+        group = _group([float(i) for i in range(count)])
+        group = replace(group, verdict=replace(group.verdict, wins=tuple(map(tuple, wins))))
         return _choose("tournament", group)
 
     bracket = [(1, 0), (2, 3), (1, 2), (0, 3)]
@@ -175,7 +178,7 @@ def test_the_second_phase_keeps_the_first_ones_rejected_response():
         d1 = [(chosen1, rejected)] if scores[chosen1] > scores[rejected] else "tie"
         chosen2 = 4 + sf.index(max(sf)) if max(sf) > max(si) else chosen1
         d2 = [(chosen2, rejected)] if scores[chosen2] > scores[rejected] else "tie"
-        first = Judged(group.texts[:4], group.finish_reasons[:4], group.sources[:4], group.scores[:4], None)
+        first = judged(group.responses[:4], group.finish_reasons[:4], group.sources[:4], group.verdict.scores[:4])
         assert _choose("anchored", first, past="past") == d1
         assert _choose("future_guided", group, past="past", ahead="ahead") == d2
 
@@ -256,7 +259,7 @@ def test_all_above(settings, scores, expected):
 
 def test_a_random_rejected_response_scores_less_and_hangs_on_seed_and_id_alone():
     def drawn(seed, id):
-        return _choose("random_rejected", _group((5, 1, 5, 2, 3, None), id=id, seed=seed))
+        return _choose("random_rejected", _group((5, 1, 5, 2, 3, None), id=id), seed)
 
     found = {drawn(7, f"p{i}")[0] for i in range(200)}
     assert found == {(0, 1), (0, 3), (0, 4)}, "the first best against each of those below it, never against the equal one"

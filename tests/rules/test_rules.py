@@ -2,15 +2,17 @@
 
 import pytest
 
+from judges import Group
 from pipeline import plugin
 from pipeline.errors import Refusal
-from rules import Judged, Pick
+from rules import Pick
 from rules.best_vs_worst import Config, choose
+from tests.support.groups import judged
 
 
-def _group(scores, *, texts=None, finish_reasons=None, wins=None) -> Judged:
+def _group(scores, *, texts=None, finish_reasons=None, wins=None) -> Group:
     texts = texts or tuple(f"text {i}" for i in range(len(scores)))
-    return Judged(tuple(texts), finish_reasons or ("stop",) * len(scores), ("policy",) * len(scores), tuple(scores), wins)
+    return judged(tuple(texts), finish_reasons or ("stop",) * len(scores), ("policy",) * len(scores), tuple(scores), wins)
 
 
 # Those that have to be told who made what go by that, and have tests of their own.
@@ -22,7 +24,7 @@ def test_every_rule_gives_pairs_or_a_reason(kind):
     """With default settings: indices in range, never a response against itself, and a reason if and only if there is no pair."""
     module = plugin.load("rules", kind)
     for scores in ((1.0, 2.0, 0.0), (1.0, 1.0), (1.0,), (), (None, None), (None, 1.0, 0.5), (None, 1.0)):
-        picks, reason = module.choose(module.Config(), _group(scores))
+        picks, reason = module.choose(module.Config(), _group(scores), 0)
         assert bool(picks) == (reason is None)
         for pick in picks:
             assert pick.chosen != pick.rejected and max(pick.chosen, pick.rejected) < len(scores)
@@ -30,13 +32,13 @@ def test_every_rule_gives_pairs_or_a_reason(kind):
 
 
 def test_the_first_of_equals_is_picked_on_both_sides():
-    assert choose(Config(), _group((0.9, 0.9, -0.9, -0.9, 0.0))) == ([Pick(0, 2)], None)
-    assert choose(Config(), _group((8.0, -2.0, -2.0))) == ([Pick(0, 1)], None)
+    assert choose(Config(), _group((0.9, 0.9, -0.9, -0.9, 0.0)), 0) == ([Pick(0, 2)], None)
+    assert choose(Config(), _group((8.0, -2.0, -2.0)), 0) == ([Pick(0, 1)], None)
 
 
 def test_the_published_code_pairs_a_tie_with_itself():
     parity = Config(tie="keep", identical="keep")
-    assert choose(parity, _group((0.0, 0.0, 0.0))) == ([Pick(0, 0)], None)
+    assert choose(parity, _group((0.0, 0.0, 0.0)), 0) == ([Pick(0, 0)], None)
 
 
 @pytest.mark.parametrize(
@@ -56,7 +58,7 @@ def test_the_published_code_pairs_a_tie_with_itself():
     ],
 )
 def test_reasons(settings, group, reason):
-    assert choose(Config(**settings), group) == ([], reason)
+    assert choose(Config(**settings), group, 0) == ([], reason)
 
 
 @pytest.mark.parametrize(
@@ -70,9 +72,9 @@ def test_reasons(settings, group, reason):
     ],
 )
 def test_kept(settings, group, pick):
-    assert choose(Config(**settings), group) == ([pick], None)
+    assert choose(Config(**settings), group, 0) == ([pick], None)
 
 
 def test_win_rates_need_a_table():
     with pytest.raises(Refusal, match="needs a win table"):
-        choose(Config(by="win_rate"), _group((1.0, 0.0)))
+        choose(Config(by="win_rate"), _group((1.0, 0.0)), 0)

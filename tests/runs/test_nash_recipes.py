@@ -16,8 +16,9 @@ from pipeline.errors import Refusal
 from pipeline.plan import plan
 from pipeline.profile import load
 from pipeline.recipe import find, shipped
-from rules import Judged, Pick, by_source
+from rules import Pick, by_source
 from tests.support import tiny_recipes
+from tests.support.groups import judged
 from tests.support.steps import build
 from tests.support.tiny_recipes import NASH
 
@@ -139,7 +140,7 @@ def test_what_the_reference_says_is_asked_for_once():
 
 
 def test_by_source_asks_nobody():
-    group = Judged(
+    group = judged(
         ("said", "shown", "said again"),
         ("stop",) * 3,
         ("round-01/candidates", "demonstration", "round-01/candidates"),
@@ -147,13 +148,13 @@ def test_by_source_asks_nobody():
         None,
     )
     config = by_source.Config(chosen="demonstration", rejected="candidates")
-    assert by_source.choose(config, group) == ([Pick(1, 0)], None)
-    same, blank = replace(group, texts=("shown", "shown", "")), replace(group, texts=("", "shown", ""))
-    assert by_source.choose(config, same) == ([], "identical") and by_source.choose(config, blank) == ([], "empty")
+    assert by_source.choose(config, group, 0) == ([Pick(1, 0)], None)
+    same, blank = replace(group, responses=("shown", "shown", "")), replace(group, responses=("", "shown", ""))
+    assert by_source.choose(config, same, 0) == ([], "identical") and by_source.choose(config, blank, 0) == ([], "empty")
     keep = config.model_copy(update={"identical": "keep", "empty": "keep"})
-    assert by_source.choose(keep, same) == by_source.choose(keep, blank) == ([Pick(1, 0)], None)
+    assert by_source.choose(keep, same, 0) == by_source.choose(keep, blank, 0) == ([Pick(1, 0)], None)
     with pytest.raises(Refusal, match="0 come from 'teacher'"):
-        by_source.choose(by_source.Config(chosen="teacher", rejected="candidates"), group)
+        by_source.choose(by_source.Config(chosen="teacher", rejected="candidates"), group, 0)
 
 
 def test_empty_demonstrations_can_stand_beside_candidates(tmp_path):

@@ -11,8 +11,10 @@ import pytest
 
 from pipeline import rows
 from pipeline.errors import Refusal
+from pipeline.placement import placement
 from stages import _matches
-from tests.support.steps import build, candidates, prompt, table, tools
+from tests.support.core import profile
+from tests.support.steps import build, candidates, prompt, table
 
 
 def _prompts(path, count=10):
@@ -167,7 +169,9 @@ def test_too_many_undecided_fail_the_step(tmp_path):
 )
 def test_a_judge_from_outside_is_held_to_its_contract(tmp_path, monkeypatch, verdict, sentence):
     """One file on the path is a judge; what it returns is checked."""
-    body = "from judges import Verdict\nfrom pipeline.plugin import Settings\nVERSION, USES = 1, None\nclass Config(Settings): pass\n"
+    body = (
+        "from judges import Verdict\nfrom pipeline.plugin import Settings\nVERSION, USES = 1, frozenset()\nclass Config(Settings): pass\n"
+    )
     lab = f"lab{abs(hash(verdict))}"
     (tmp_path / lab).mkdir()
     (tmp_path / lab / "mine.py").write_text(body + f"def judge(config, groups, tools): return [Verdict({verdict}) for g in groups]\n")
@@ -377,6 +381,6 @@ def test_stages_say_what_hardware_they_use(tmp_path):
     for name in ("judge", "evaluate"):
         module = load("stages", name)
         settings = {"candidates": "x", "judge": {"kind": "pairrm", "model": "oracle"}}
-        assert module.uses(module.Config.model_validate(settings)) == "forward"
-        assert module.uses(module.Config.model_validate({**settings, "judge": "length"})) is None
-    assert tools(tmp_path / "x").placement("forward").workers == 1
+        assert module.uses(module.Config.model_validate(settings)) == {"forward"}
+        assert module.uses(module.Config.model_validate({**settings, "judge": "length"})) == set()
+    assert placement(profile(), {"forward"}).workers == 1

@@ -262,7 +262,7 @@ def test_estimates_and_uses() -> None:
         {"model": "m", "rows": "p", "objective": "dpo", "reference": "r", "max_length": 10, "num_train_epochs": 2}
     )
     assert train.estimate(config, {"rows": 5, "model": 1, "reference": 5}, 1) == {"rows": 5, "tokens": 200}
-    assert train.uses(config) == "trainer" and logprobs.uses(logprobs.Config(model="m", rows="p")) == "forward"
+    assert train.uses(config) == {"trainer"} and logprobs.uses(logprobs.Config(model="m", rows="p")) == {"forward"}
     for kind in ("torch", "deepspeed"):
         module = load("trainers", kind)
         assert module.placement(module.Config()).workers == 1

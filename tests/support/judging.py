@@ -22,7 +22,7 @@ def judge(
 ) -> Any:
     """Verdicts of the judge that `settings` chooses; with `engine`, also the engine that it asked. Models are empty folders."""
     choice = _chosen(settings)
-    slots = [slot for slot, _, _ in references(choice.config, "judge.")]
+    slots = [slot for slot, _, _ in references(choice.config)]
     (path / "model").mkdir(parents=True, exist_ok=True)
     inputs = {slot: (folder(_named(path, slot)),) for slot in slots}
     given = tools(path / "judged", seed=seed, inputs=inputs, engine={"kind": GRADER, **(grader or {})})

@@ -182,7 +182,7 @@ def another_process(here: Path) -> Iterator[None]:
     """The same command, stopped in the middle of a step; it goes on when the mishap is over."""
     process = started(here, f"{RUN} --json", "")
     until = time.monotonic() + 60
-    while not list(here.glob("runs/tiny/start/.nap.*/work/shards/rows-*.parquet")) and time.monotonic() < until:
+    while not list(here.glob("runs/tiny/start/.nap.*/work/shards/out/rows-*.parquet")) and time.monotonic() < until:
         time.sleep(0.02)
     process.send_signal(signal.SIGSTOP)
     HOLDER[:] = [process.pid]
@@ -223,6 +223,6 @@ def killed_in_a_step(here: Path) -> Iterator[None]:
     process = started(here, RUN, f"import os; os.environ['REMATCH_TEST_KILL'] = {str(here / 'kill')!r}")
     process.communicate(timeout=60)
     assert process.returncode == -signal.SIGKILL
-    first, _ = sorted(here.glob("runs/tiny/start/.loud.*/work/shards/rows-*.parquet"))
+    first, _ = sorted(here.glob("runs/tiny/start/.loud.*/work/shards/out/rows-*.parquet"))
     first.write_bytes(first.read_bytes()[:-7])
     yield

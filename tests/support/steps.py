@@ -1,5 +1,6 @@
 """Calling one stage by hand: tables on disk as real artifacts, and the tools that the runner would give it."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -37,9 +38,10 @@ def tools(
 ) -> Tools:
     """The tools of a step that is built at `path`; `changes` are the profile's."""
     work = path.with_name(path.name + ".work")
-    work.mkdir(parents=True, exist_ok=True)
+    for each in ("out", "work"):
+        (work / each).mkdir(parents=True, exist_ok=True)
     address = f"round-{round:02d}/{path.name}" if round else f"start/{path.name}"
-    return Tools(address, seed, round, inputs or {}, work, profile(**changes), InlinePool())
+    return Tools(address, seed, round, inputs or {}, work / "out", work / "work", profile(**changes), pool=InlinePool())
 
 
 def build(
@@ -52,9 +54,9 @@ def build(
         name: [name] * len(value) if isinstance((inputs or {})[name], list) else name for name, value in slots.items() if "." not in name
     }
     config = module.Config.model_validate({**named, **settings})
-    used = tools(path, inputs=slots, **kwargs)
+    given = tools(path, inputs=slots, **kwargs)
     with artifact.draft(path, "0" * 32) as draft:
-        facts = module.run(config, slots, draft.out, used)
+        facts = module.run(config, replace(given, out=draft.out))
         return artifact.publish(draft, path, key="0" * 32, identity={}, inputs={}, facts=facts, provenance={})
 
 

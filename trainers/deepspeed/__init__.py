@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.artifact import Facts
 from pipeline.errors import Refusal
-from pipeline.tools import Placement
+from pipeline.placement import Placement
 from trainers.deepspeed.config import Config
 from training.job import Job
 

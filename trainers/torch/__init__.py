@@ -7,7 +7,7 @@ forward in training is the one that computed the reference.
 from typing import TYPE_CHECKING, Any
 
 from pipeline.artifact import Facts
-from pipeline.tools import Placement
+from pipeline.placement import Placement
 from trainers.torch.config import Config
 from training.job import Job
 

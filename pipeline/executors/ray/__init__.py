@@ -18,8 +18,8 @@ from pipeline.errors import Refusal
 from pipeline.executors._gang import RankLost
 from pipeline.executors.ray import lease
 from pipeline.executors.ray.config import Config
+from pipeline.placement import Placement, placement
 from pipeline.plan import Step
-from pipeline.tools import Placement
 
 VERSION = 1
 LOOK_S = 0.3
@@ -87,13 +87,11 @@ def _own(step: Step, context: Context) -> Placement | None:
 
     A step of one worker without a model is not worth another process. A trainer says so with `IN_PROCESS`.
     """
-    from pipeline.executors.ray.cluster import placement_of
-
-    asked = placement_of(step, context.profile)
-    if step.uses is None and asked.workers == 1:
+    profile = context.profile.at(step.node)
+    asked = placement(profile, step.uses)
+    if not step.uses and asked.workers == 1:
         return asked
-    trainer = context.profile.at(step.node).trainer.module
-    return asked if step.uses == "trainer" and getattr(trainer, "IN_PROCESS", False) else None
+    return asked if "trainer" in step.uses and getattr(profile.trainer.module, "IN_PROCESS", False) else None
 
 
 def _step(step: Step, context: Context, attempts: int, alone: bool, *reads: list[str]) -> list[str]:

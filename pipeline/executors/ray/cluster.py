@@ -14,9 +14,9 @@ from typing import Any
 from pipeline import processes
 from pipeline.errors import Problems, Refusal
 from pipeline.executors.ray.config import Config
+from pipeline.placement import Need, Placement, placement
 from pipeline.plan import Step
 from pipeline.profile import Profile
-from pipeline.tools import Placement
 
 REACH_S = 10.0
 OBJECT_STORE_BYTES = 100 << 20
@@ -138,32 +138,21 @@ def _path() -> str:
     return os.pathsep.join(entry or str(Path.cwd()) for entry in sys.path)
 
 
-def placement_of(step: Step, profile: Profile) -> Placement:
-    """What the profile gives to the workers of one step."""
-    here = profile.at(step.node)
-    if step.uses == "engine":
-        return here.engine.module.placement(here.engine.config)
-    if step.uses == "trainer":
-        return here.trainer.module.placement(here.trainer.config)
-    if step.uses == "forward":
-        return Placement(here.forward.replicas, here.forward.gpu_fraction, here.forward.cpus)
-    return Placement(here.workers)
-
-
 def check_room(steps: list[Step], profile: Profile) -> None:
     """Raise Problems for what the profile asks and the cluster will never have, before anything runs."""
     import ray
 
     nodes: list[dict[str, float]] = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    problems: dict[tuple[str | None, Placement], str] = {}
+    problems: dict[tuple[frozenset[Need], Placement], str] = {}
     for step in steps:
-        asked = placement_of(step, profile)
+        asked = placement(profile.at(step.node), step.uses)
         fits = sum(_fitting(node, asked) for node in nodes)
         # A map can do with fewer workers than asked for; ranks only start all at once.
-        if fits < (asked.workers if step.uses == "trainer" else 1):
+        if fits < (asked.workers if "trainer" in step.uses else 1):
             problems.setdefault(
                 (step.uses, asked),
-                f"{step.address}: its {step.uses or 'workers'} asks for {asked.workers} x ({asked.gpus:g} GPUs, {asked.cpus:g} cores),"
+                f"{step.address}: its {' and '.join(sorted(step.uses)) or 'workers'} asks for {asked.workers} x"
+                f" ({asked.gpus:g} GPUs, {asked.cpus:g} cores),"
                 f" and the cluster has room for {fits}: {_total(nodes, 'GPU')} GPUs and {_total(nodes, 'CPU')} cores on {len(nodes)} nodes;"
                 " lower that in the profile, or add nodes",
             )

@@ -15,7 +15,7 @@ from pipeline.executors import _gang
 from pipeline.executors._gang import RankFailed, RankLost
 from pipeline.executors.ray import lease
 from pipeline.executors.ray.cluster import cause
-from pipeline.tools import Placement
+from pipeline.placement import Placement
 
 REMIND_S = 60.0
 Place = tuple[str, str, list[str]]

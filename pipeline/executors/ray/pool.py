@@ -18,8 +18,9 @@ from pipeline.executors.inline import InlinePool
 from pipeline.executors.ray import gang as gangs
 from pipeline.executors.ray import lease
 from pipeline.executors.ray.cluster import cause
+from pipeline.placement import Placement
 from pipeline.shards import Shard
-from pipeline.tools import Placement, Tools
+from pipeline.tools import Tools
 
 LEASE_S = 60.0
 CLOSE_S = 60.0

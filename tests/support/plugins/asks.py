@@ -1,10 +1,10 @@
 """A stage for tests that wants what the profile gives to forward passes. Source: none, it exists for tests."""
 
-from pathlib import Path
 from typing import Annotated
 
 from pipeline import rows
-from pipeline.artifact import Artifact, Facts
+from pipeline.artifact import Facts
+from pipeline.placement import Need
 from pipeline.plugin import Reads, Settings
 from pipeline.tools import Tools
 
@@ -16,9 +16,9 @@ class Config(Settings):
     prompts: Annotated[str, Reads("prompts")]
 
 
-def uses(config: Config) -> str:
-    return "forward"
+def uses(config: Config) -> frozenset[Need]:
+    return frozenset({"forward"})
 
 
-def run(config: Config, inputs: dict[str, tuple[Artifact, ...]], out: Path, tools: Tools) -> Facts:
-    return {"rows": rows.write(out, "prompts", rows.stream(inputs["prompts"][0].path))}
+def run(config: Config, tools: Tools) -> Facts:
+    return {"rows": rows.write(tools.out, "prompts", rows.stream(tools.input("prompts").path))}

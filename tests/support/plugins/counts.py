@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from judges import Group, Verdict
+from pipeline.placement import NOTHING
 from pipeline.plugin import Settings
 from pipeline.tools import Tools
 
 VERSION = 1
-USES = None
+USES = NOTHING
 
 
 class Config(Settings):

@@ -18,8 +18,8 @@ from pydantic import Field
 from engines import Completion, Request, Response
 from engines.transformers.draws import mix
 from models.chat import PromptTooLong
+from pipeline.placement import Placement
 from pipeline.plugin import Settings
-from pipeline.tools import Placement
 
 VERSION = 1
 SCRIPTED = True

@@ -1,8 +1,9 @@
 """A trainer for tests that plan but do not train. Source: none, it exists for tests."""
 
 from pipeline.artifact import Facts
+from pipeline.placement import Placement
 from pipeline.plugin import Settings
-from pipeline.tools import Placement, Tools
+from pipeline.tools import Tools
 from training.job import Job
 
 VERSION = 1

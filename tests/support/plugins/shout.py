@@ -9,7 +9,7 @@ from typing import Annotated
 import pyarrow as pa
 
 from pipeline import rows
-from pipeline.artifact import Artifact, Facts
+from pipeline.artifact import Facts
 from pipeline.plugin import Reads, Settings
 from pipeline.tools import Tools
 
@@ -25,8 +25,8 @@ class Config(Settings):
     """Unused; a default that must not enter the key."""
 
 
-def run(config: Config, inputs: dict[str, tuple[Artifact, ...]], out: Path, tools: Tools) -> Facts:
-    parts = tools.map(partial(_shard, config), inputs["prompts"][0], "prompts", out)
+def run(config: Config, tools: Tools) -> Facts:
+    parts = tools.map(partial(_shard, config), tools.input("prompts"), "prompts")
     return {"rows": sum(part["rows"] for part in parts), "shards": len(parts)}
 
 

@@ -13,10 +13,11 @@ from typing import Annotated, Literal
 import pyarrow as pa
 
 from pipeline import rows
-from pipeline.artifact import Artifact, Facts
+from pipeline.artifact import Facts
 from pipeline.errors import Refusal
+from pipeline.placement import NOTHING, Need, Placement
 from pipeline.plugin import Reads, Settings
-from pipeline.tools import Placement, Tools
+from pipeline.tools import Tools
 
 VERSION = 1
 MAKES = "prompts"
@@ -31,17 +32,17 @@ class Config(Settings):
     """How long each row, or each rank, takes."""
 
 
-def uses(config: Config) -> str | None:
-    return "trainer" if config.how == "gang" else None
+def uses(config: Config) -> frozenset[Need]:
+    return frozenset({"trainer"}) if config.how == "gang" else NOTHING
 
 
-def run(config: Config, inputs: dict[str, tuple[Artifact, ...]], out: Path, tools: Tools) -> Facts:
-    source = inputs["prompts"][0]
+def run(config: Config, tools: Tools) -> Facts:
+    source = tools.input("prompts")
     if config.how == "map":
-        parts = tools.map(partial(_shard, config), source, "prompts", out)
+        parts = tools.map(partial(_shard, config), source, "prompts")
         return {"rows": sum(part["rows"] for part in parts), "spans": [part["span"] for part in parts]}
     ranks = tools.gang(_rank, config, tools.work, placement=Placement(workers=2))
-    count = rows.write(out, "prompts", rows.stream(source.path))
+    count = rows.write(tools.out, "prompts", rows.stream(source.path))
     return {"rows": count, "spans": [[began, ended] for began, ended, _ in ranks], "ranks": [names for _, _, names in ranks]}
 
 

@@ -1,9 +1,7 @@
 """A stage for tests: makes prompts out of nothing. Source: none, it exists for tests."""
 
-from pathlib import Path
-
 from pipeline import rows
-from pipeline.artifact import Artifact, Facts
+from pipeline.artifact import Facts
 from pipeline.plugin import Settings
 from pipeline.tools import Tools
 
@@ -16,9 +14,9 @@ class Config(Settings):
     """How many."""
 
 
-def run(config: Config, inputs: dict[str, tuple[Artifact, ...]], out: Path, tools: Tools) -> Facts:
+def run(config: Config, tools: Tools) -> Facts:
     made = [
         {"id": f"p{i:06d}", "prompt": [{"role": "user", "content": f"say {(tools.seed + i) % 997}"}], "meta": {"answer": str(i)}}
         for i in range(config.take)
     ]
-    return {"rows": rows.write(out, "prompts", [rows.from_pylist("prompts", made)])}
+    return {"rows": rows.write(tools.out, "prompts", [rows.from_pylist("prompts", made)])}
