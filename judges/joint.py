@@ -17,7 +17,7 @@ from metrics.win_rates import wins_certain
 from pipeline.placement import Need
 from pipeline.tools import Tools
 
-VERSION = 1
+VERSION = 2
 USES: frozenset[Need] = frozenset({"engine"})
 
 

@@ -22,7 +22,7 @@ from metrics.bracket import Game
 from pipeline.placement import Need
 from pipeline.tools import Tools
 
-VERSION = 1
+VERSION = 2
 USES: frozenset[Need] = frozenset({"engine"})
 
 

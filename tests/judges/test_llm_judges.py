@@ -245,7 +245,7 @@ def test_nested_judges_are_planned_and_find_their_models(tmp_path):
     step = {each.address: each for each in plan(recipe.make(body, "test"), profile())}["start/judged"]
     assert step.inputs["judge.judges.0.model"] == ("start/a",) and step.inputs["judge.judges.1.judge.model"] == ("start/b",)
     assert step.uses == {"engine"} and step.identity["scripted"]
-    assert step.identity["settings"]["judge"]["judges"][1]["judge"] == {"kind": "pairwise", "version": 1}
+    assert step.identity["settings"]["judge"]["judges"][1]["judge"] == {"kind": "pairwise", "version": 2}
     assert uses(plugin.parse("judges", {"kind": "ensemble", "judges": ["length", "similarity"]})) == set()
     mixed = {"kind": "ensemble", "judges": ["length", {"kind": "reward_model", "model": "a"}]}
     assert uses(plugin.parse("judges", mixed)) == {"forward"}

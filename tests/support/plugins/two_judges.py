@@ -31,7 +31,6 @@ def run(config: Config, tools: Tools) -> Facts:
 
 def _shard(config: Config, table: pa.Table, tools: Tools) -> tuple[pa.Table, Facts]:
     groups = _columns.groups(table)
-    said = {
-        name: getattr(config, name).module.judge(getattr(config, name).config, groups, tools.of(name)) for name in ("strict", "kind_one")
-    }
+    judges = {name: getattr(config, name) for name in ("strict", "kind_one")}
+    said = {name: each.module.judge(each.config, groups, tools.of(name)) for name, each in judges.items()}
     return table, {"rows": table.num_rows, **{name: verdicts[0].detail["model"] for name, verdicts in said.items()}}
