@@ -10,11 +10,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Generic, TypeVar
 
-from blake3 import blake3
-
 from engines import Completion, Engine, Request, RequestRefused
 from judges._shield import Shield, specials
 from models.chat import PromptTooLong
+from pipeline.draws import draw
 from pipeline.errors import Refusal
 from pipeline.model import endpoint
 from pipeline.plugin import Reads, Settings
@@ -165,7 +164,7 @@ def shield_of(tools: Tools, protect: bool) -> Shield:
 
 def seed_of(tools: Tools, *what: object) -> int:
     """62 bits from the step's seed, the judge's place in it and what is asked."""
-    return int.from_bytes(blake3(repr((tools.seed, tools.address, tools.within, what)).encode()).digest(8)) >> 2
+    return draw(tools.seed, tools.address, tools.within, repr(what)) >> 2
 
 
 def tally(answers: Sequence[Answers[T]]) -> Tally:

@@ -3,13 +3,12 @@
 The draw depends on the step's seed and the prompt's id alone.
 """
 
-from blake3 import blake3
-
 from judges import Group
+from pipeline.draws import draw
 from pipeline.plugin import Settings
 from rules import Pick, _scored
 
-VERSION = 1
+VERSION = 2
 
 
 class Config(Settings):
@@ -25,5 +24,5 @@ def choose(config: Config, group: Group, seed: int) -> tuple[list[Pick], str | N
     lower = [i for i in scored if _scored.score(group, i) < _scored.score(group, chosen)]
     if not lower:
         return [], "tie"
-    draw = int.from_bytes(blake3(f"{seed}:{group.id}".encode()).digest()[:8], "big")
-    return [Pick(chosen, lower[draw * len(lower) >> 64])], None
+    drawn = draw(seed, group.id)
+    return [Pick(chosen, lower[drawn * len(lower) >> 64])], None

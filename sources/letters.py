@@ -9,9 +9,9 @@ import random
 from collections.abc import Iterator
 from typing import Literal
 
-from blake3 import blake3
 from pydantic import Field, model_validator
 
+from pipeline.draws import draw
 from pipeline.errors import Refusal
 from pipeline.plugin import Settings
 from sources import Record
@@ -64,7 +64,7 @@ def read(config: Config, seed: int) -> Iterator[Record]:
 
 def split_of(word: str) -> str:
     """The split that a word belongs to: a property of the word, not of any draw."""
-    tenth = int.from_bytes(blake3(word.encode()).digest()[:8], "big") * 10 >> 64
+    tenth = draw(word) * 10 >> 64
     return "held_out" if tenth < 1 else "train" if tenth < 4 else "demonstrations"
 
 

@@ -12,11 +12,11 @@ from functools import partial
 from typing import Annotated, Any, Literal
 
 import pyarrow as pa
-from blake3 import blake3
 from pydantic import Field
 
 from pipeline import rows as tables
 from pipeline.artifact import Facts
+from pipeline.draws import draw
 from pipeline.plugin import Reads, Settings
 from pipeline.tools import Tools
 
@@ -61,7 +61,7 @@ def _shard(config: Config, table: pa.Table, tools: Tools) -> tuple[pa.Table, Fac
     facts: Facts = {name: [0] * config.degrees for name in ("counts", "before", "after")}
     for row in table.select(["id", "prompt", "prompt_token_ids", "tokenizer", config.side]).to_pylist():
         text = row[config.side][-1]["content"]
-        degree = int.from_bytes(blake3(f"{tools.seed}/{row['id']}".encode()).digest(8)) % config.degrees
+        degree = draw(tools.seed, row["id"]) % config.degrees
         kept = without(text, degree / (config.degrees - 1))
         for name, count in (("counts", 1), ("before", len(text)), ("after", len(kept))):
             facts[name][degree] += count

@@ -9,12 +9,12 @@ from functools import partial
 from typing import Annotated
 
 import pyarrow as pa
-from blake3 import blake3
 from pydantic import Field, model_validator
 
 from engines import Completion, Engine, Request, RequestRefused
 from models.chat import PromptTooLong
 from pipeline.artifact import Facts
+from pipeline.draws import draw
 from pipeline.errors import Refusal
 from pipeline.placement import Need
 from pipeline.plugin import Reads, Settings
@@ -138,4 +138,4 @@ def _shard(config: Config, table: pa.Table, tools: Tools) -> tuple[pa.Table, Fac
 
 def request_seed(seed: int, id: str) -> int:
     """The seed of one prompt: 62 bits, so that an engine may add a sample's number to it without overflow."""
-    return int.from_bytes(blake3(f"{seed}/{id}".encode()).digest(8)) >> 2
+    return draw(seed, id) >> 2

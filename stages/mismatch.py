@@ -11,10 +11,10 @@ from typing import Annotated, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from blake3 import blake3
 
 from pipeline import rows as tables
 from pipeline.artifact import Facts
+from pipeline.draws import draw
 from pipeline.errors import Refusal
 from pipeline.plugin import Reads, Settings
 from pipeline.tools import Tools
@@ -42,7 +42,7 @@ def run(config: Config, tools: Tools) -> Facts:
     ids = prompts["id"].to_pylist()
     if len(ids) < 2:
         raise Refusal(f"{tools.address}: {len(ids)} prompts have a response, and a mismatch takes two; give it more rows")
-    order = sorted(range(len(ids)), key=lambda i: (_hash(tools.seed, ids[i]), ids[i]))
+    order = sorted(range(len(ids)), key=lambda i: (draw(tools.seed, ids[i]), ids[i]))
     donors = [0] * len(ids)
     for at, mine in enumerate(order):
         donors[mine] = order[(at + 1) % len(order)]
@@ -56,7 +56,7 @@ def _mismatched(prompts: pa.Table, donors: list[int], tools: Tools) -> Iterator[
         theirs = prompts.take(pa.array(donors[start : start + tables.GROUP_ROWS], pa.int64()))
         lists, where = _columns.flat(theirs, "responses"), _columns.spans(theirs, "responses")
         drawn = [
-            begin + _hash(tools.seed, f"response/{id}") % (end - begin)
+            begin + draw(tools.seed, "response", id) % (end - begin)
             for (begin, end), id in zip(where, theirs["id"].to_pylist(), strict=True)
         ]
         taken = lists.take(pa.array(drawn, pa.int64()))
@@ -99,7 +99,3 @@ def _of_pairs(table: pa.Table) -> pa.Table:
         "responses": pa.ListArray.from_arrays(pa.array(range(0, 2 * count + 1, 2), pa.int32()), items),
     }
     return pa.table({name: columns[name] for name in tables.TABLES["candidates"].names})
-
-
-def _hash(seed: int, text: str) -> int:
-    return int.from_bytes(blake3(f"{seed}/{text}".encode()).digest(8))

@@ -12,16 +12,16 @@ from typing import Annotated, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from blake3 import blake3
 from pydantic import Field, field_validator
 
 from pipeline import rows
 from pipeline.artifact import Facts
+from pipeline.draws import draw
 from pipeline.errors import Refusal
 from pipeline.plugin import Reads, Settings
 from pipeline.tools import Tools
 
-VERSION = 2
+VERSION = 3
 MAKES = "pairs"
 
 
@@ -92,7 +92,7 @@ def _drawn(path: Path, fraction: float, seed: int) -> set[str] | None:
     ids = [identity for part in rows.stream(path, ["id"]) for identity in part["id"].to_pylist()]
     # 0.3 * 10 is a hair above 3 in binary, and 0.29 * 100 a hair below 29.
     share = int(fraction * len(ids) + 1e-9)
-    return set(heapq.nsmallest(share, ids, key=lambda identity: blake3(f"{seed}:{identity}".encode()).digest()))
+    return set(heapq.nsmallest(share, ids, key=lambda identity: draw(seed, identity)))
 
 
 def _kept(part: pa.Table, drawn: set[str] | None, seen: set[str], counts: dict[str, int]) -> pa.Table:

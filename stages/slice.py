@@ -10,16 +10,16 @@ from pathlib import Path
 from typing import Annotated
 
 import pyarrow as pa
-from blake3 import blake3
 from pydantic import Field
 
 from pipeline import rows
 from pipeline.artifact import Facts
+from pipeline.draws import draw
 from pipeline.errors import Refusal
 from pipeline.plugin import Reads, Settings
 from pipeline.tools import Tools
 
-VERSION = 1
+VERSION = 2
 MAKES = "prompts"
 
 
@@ -47,7 +47,7 @@ def run(config: Config, tools: Tools) -> Facts:
     source = tools.input("rows").path
     part = _part(config, tools)
     ids = [identity for table in rows.stream(source, ["id"]) for identity in table["id"].to_pylist()]
-    dealt = sorted(range(len(ids)), key=lambda at: (blake3(f"{config.shuffle}:{ids[at]}".encode()).digest(), at))
+    dealt = sorted(range(len(ids)), key=lambda at: (draw(config.shuffle, ids[at]), at))
     mine = dealt[part - 1 :: config.parts][: config.take]
     if not mine:
         raise Refusal(f"{tools.address}: part {part} of {config.parts} is empty, there are {len(ids)} prompts; ask for fewer parts")
