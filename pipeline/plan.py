@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 from pydantic import BaseModel, ValidationError
 
@@ -37,7 +37,7 @@ class Step:
     key: str
     seed: int
     makes: str
-    """A table's name, `model` or `report`."""
+    """A table's name, a kind of model (`pipeline.model.KINDS`) or `report`."""
     uses: str | None
     """`engine`, `forward`, `trainer` or None."""
     keep: bool = True
@@ -163,7 +163,7 @@ def _step(
         identity=identity,
         key=hash_of(identity),
         seed=int(hash_of([recipe.seed, folder, name])[:15], 16),
-        makes=module.MAKES,
+        makes=module.makes(config) if hasattr(module, "makes") else module.MAKES,
         uses=uses,
         keep=bool(keep),
     )
@@ -224,8 +224,17 @@ def _resolve(
     for address in found:
         makes = steps[address].makes
         if marker.kinds and makes not in marker.kinds:
-            raise ValueError(f"'{ref}' makes {makes}, but {' or '.join(marker.kinds)} is read here; name another node")
+            way_out = _called_so(steps[address], marker) + "name another node"
+            raise ValueError(f"'{ref}' makes {makes}, but {' or '.join(marker.kinds)} is read here; {way_out}")
     return found
+
+
+def _called_so(step: Step, marker: Reads) -> str:
+    """The way out where `as` says what kind of model a node makes, and could say a kind that is read."""
+    known: tuple[Any, ...] = get_args(field.annotation) if (field := plugin.fields(type(step.config)).get("as")) else ()
+    fitting = [f"`as: {kind}`" for kind in marker.kinds if kind in known and step.makes in known]
+    where = "start" if step.round is None else "round"
+    return f"write {' or '.join(fitting)} in {where}.{step.node} if it is one, or " if fitting else ""
 
 
 def _rounds_ago(when: str) -> int:

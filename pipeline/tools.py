@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from pipeline import model, rows, shards
 from pipeline.artifact import Artifact, Facts
+from pipeline.model import Model
 from pipeline.profile import Profile
 
 T = TypeVar("T")
@@ -71,16 +72,15 @@ class Tools:
     def log(self) -> logging.Logger:
         return logging.getLogger(f"rematch.{self.address.replace('/', '.')}")
 
-    def model(self, slot: str) -> Path:
-        """The Hugging Face folder of the model that `slot` names."""
-        return model.folder(self.inputs[slot][0])
+    def model(self, slot: str) -> Model:
+        """The model that `slot` names: its folder, what that leans on, and its kind."""
+        return model.of(self.inputs[slot][0])
 
     def engine(self, slot: str = "model") -> Any:
         """The open engine (engines.Engine) over the model of `slot`, kept warm in this process until the step ends."""
         choice = self.profile.engine
-        asked = self.inputs[slot][0].path
-        behind = getattr(choice.module, "ENDPOINTS", False) and model.endpoint(asked) is not None
-        return self.warm(choice.module.open, choice.config, asked if behind else self.model(slot), seed=self.seed)
+        behind = model.endpoint(self.inputs[slot][0].path) if getattr(choice.module, "ENDPOINTS", False) else None
+        return self.warm(choice.module.open, choice.config, behind or self.model(slot), seed=self.seed)
 
     def warm(self, opens: Callable[..., AbstractContextManager[T]], *args: Any, **kwargs: Any) -> T:
         """Enter `opens(*args, **kwargs)` once in this process and hand out the same thing until the step ends."""

@@ -24,7 +24,7 @@ USES = "forward"
 
 
 class Config(Settings):
-    model: Annotated[str, Reads("model")]
+    model: Annotated[str, Reads("preference")]
     """The preference model."""
     tau: float = Field(0.1, gt=0)
     """Temperature; 0.1 is what the published models were trained with."""
