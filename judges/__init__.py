@@ -5,7 +5,8 @@ A judge module has `VERSION`, `Config`, `USES` (None, "engine" or "forward": wha
     judge(config, groups: Sequence[Group], tools) -> list[Verdict]      # same length, same order
 
 A judge whose needs depend on its settings has `uses(config)` beside `USES`. A model that a judge reads is a field
-typed `Annotated[str, Reads("model")]` of its Config; inside `judge` its folder is `tools.model("judge.<field>")`, and
+typed `Annotated[str, Reads("reward")]` of its Config, by kind (`pipeline.model.KINDS`): "policy" and "endpoint" are asked
+for text, and the plan refuses all others. Inside `judge` it is `tools.model("judge.<field>")`, a `models.Model`, and
 an engine over it is `tools.engine("judge.<field>")`, wherever the judge sits: a judge that holds others in a field
 calls them with `inner(tools, "<field>")`. What is loaded once per worker is loaded with `tools.warm`.
 """
