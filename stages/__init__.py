@@ -6,8 +6,9 @@ A stage module has `VERSION`, `MAKES` (a table of pipeline/rows.py, a kind of mo
 
 which writes all that it makes below `out` and returns plain JSON about it; tables have "rows" among their facts. A field that
 names other nodes is typed `Annotated[str, Reads("pairs")]` (or `str | None`, or `tuple[str, ...]`), and what it names is in
-`inputs` under the field's name (of a model, `tools.model` gives a `models.Model`); a field that picks a plugin is `Annotated[Choice, Picks("judges")]`, and what that plugin
-reads is there as `field.its_field`. A field marked `Gate()` decides whether the step fails, and nothing of what it makes.
+`inputs` under the field's name (of a model, `tools.model` gives a `models.Model`); a field that picks a plugin is
+`Annotated[Choice, Picks("judges")]`, and what that plugin reads is there as `field.its_field`. A field marked `Gate()` decides
+whether the step fails, and nothing of what it makes.
 
 Work on rows goes through `tools.map`, whose function gets a shard of the table and returns rows and facts: shards are durable,
 and neither their size nor their order may show in the result. Randomness comes of `tools.seed` and ids alone. Optional:

@@ -69,8 +69,6 @@ def test_of_the_hub_only_the_configuration_is_fetched(tmp_path: Path, monkeypatc
     made = steps.build(tmp_path / "judge", "adopt", {"model": "org/name", "as": "reward"})
     record = json.loads((made.path / "adopted.json").read_text())
     assert (record["from"], record["kind"], record["revision"]) == ("hub", "reward", "c0ffee")
-    with pytest.raises(
-        Refusal, match="XForSequenceClassification with 1 label, so this is no policy; write `as: reward` or `as: value`"
-    ):
+    with pytest.raises(Refusal, match="XForSequenceClassification with 1 label, so this is no policy; write `as: reward` or `as: value`"):
         steps.build(tmp_path / "policy", "adopt", {"model": "org/name"})
     assert set(fetched) == {("org/name", "config.json", "c0ffee")}
