@@ -36,6 +36,7 @@ def _measure(args: argparse.Namespace, folder: Path) -> None:
     import torch
 
     from judges.pairrm import network
+    from models import Model
 
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
     prompts, candidates = _texts(args.groups, args.same)
@@ -48,7 +49,7 @@ def _measure(args: argparse.Namespace, folder: Path) -> None:
         plain = reference(folder)
         todo = [(p, a, b) for p, group in zip(prompts, candidates, strict=True) for a in group for b in group if a is not b]
         base = _line("plain transformers, one at a time", asked, args.repeat, lambda: [plain(*each) for each in todo], None)
-    with network.load(folder, args.device, args.dtype) as loaded:
+    with network.load(Model(folder, kind="ranker"), args.device, args.dtype) as loaded:
         one = _line("judge, one at a time", asked, args.repeat, lambda: network.logits(loaded, prompts, candidates, lengths, 1), base)
         for budget in (1024, 2048, 4096, 8192, 16384):
             run = partial(network.logits, loaded, prompts, candidates, lengths, budget)

@@ -3,13 +3,14 @@
 An engine module has `VERSION`, `Config`, `SCRIPTED` (True only if its output is not a model's), where it can work with
 an adopted endpoint instead of a folder of weights `ENDPOINTS = True`, and
 
-    open(config, model: Path, *, seed: int) -> ContextManager[Engine]
+    open(config, model: models.Model, *, seed: int) -> ContextManager[Engine]
     placement(config) -> pipeline.placement.Placement      # processes, and GPUs and CPU cores of each
 
-`open` loads the Hugging Face folder `model`, checks the canary where the folder has one, and frees
-everything when its block ends. An engine that can sample from a geometric mixture of two models also has
+`open` loads the weights of `model`, checks the canary where its folder has one, and frees everything when its
+block ends; with `ENDPOINTS` it is handed a `models.Endpoint` where one was adopted. An engine that can sample from
+a geometric mixture of two models also has
 
-    open_mixture(config, model: Path, other: Path, weight: float, *, seed: int) -> ContextManager[Engine]
+    open_mixture(config, model: Model, other: Model, weight: float, *, seed: int) -> ContextManager[Engine]
 
 whose log-probabilities are the mixture's.
 """

@@ -7,12 +7,12 @@ For trying out recipes and for tests of everything around generation. Token ids 
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from math import exp, log
-from pathlib import Path
 
 from pydantic import Field
 
 from engines import Completion, Request, Response
 from engines.transformers.draws import mix
+from models import Endpoint, Model
 from pipeline.placement import Placement
 from pipeline.plugin import Settings
 
@@ -78,7 +78,7 @@ def _preferences(request: Request) -> tuple[float, ...]:
 
 
 @contextmanager
-def open(config: Config, model: Path, *, seed: int) -> Generator[Canned, None, None]:
+def open(config: Config, model: Model | Endpoint, *, seed: int) -> Generator[Canned, None, None]:
     """The engine. `model` is not read, and may hold no weights."""
     yield Canned(config)
 

@@ -5,8 +5,9 @@ A judge module has `VERSION`, `Config`, `USES` (a frozenset of "engine" and "for
     judge(config, groups: Sequence[Group], tools) -> list[Verdict]      # same length, same order
 
 A judge whose needs depend on its settings has `uses(config)` beside `USES`. A model that a judge reads is a field
-typed `Annotated[str, Reads("model")]` of its Config; inside `judge` its folder is `tools.model("<field>")`, and
-an engine over it is `tools.engine("<field>")`, wherever the judge sits: whoever holds a judge in a field calls it with
+typed `Annotated[str, Reads("reward")]` of its Config, by kind (`pipeline.model.KINDS`): "policy" and "endpoint" are asked
+for text, and the plan refuses all others. Inside `judge` it is `tools.model("<field>")`, a `models.Model`, and an engine
+over it is `tools.engine("<field>")`, wherever the judge sits: whoever holds a judge in a field calls it with
 `tools.of("<field>")`. What is loaded once per worker is loaded with `tools.warm`.
 """
 

@@ -26,7 +26,7 @@ Tally = dict[str, tuple[float, float]]
 class Asking(Settings):
     """The settings of every judge that asks a language model."""
 
-    model: Annotated[str, Reads("model")]
+    model: Annotated[str, Reads("policy", "endpoint")]
     """Who judges."""
     keep_texts: bool = True
     """Keep what the judge wrote, in the detail."""
@@ -157,8 +157,8 @@ def _fill(engine: Engine, requests: Sequence[Request], places: Sequence[int], fo
 
 def shield_of(tools: Tools, protect: bool) -> Shield:
     """What stands between candidates and the judge, who reads the control tokens of its own tokenizer."""
-    served = endpoint(tools.inputs["model"][0].path)
-    folder = served.tokenizer if served is not None else tools.model("model")
+    served = endpoint(tools.input("model").path)
+    folder = served.tokenizer if served is not None else tools.model("model").folder
     return Shield(specials(folder) if folder is not None else (), seed=tools.seed, on=protect)
 
 

@@ -1,7 +1,8 @@
 """The canary: a checkpoint carries log-probabilities of a few fixed sequences, and an engine that loads it must give them back.
 
 Engines have served wrong weights without a word (vLLM's `reload_weights` on tied embeddings keeps the old output
-layer), and the samples look plausible. The trainer writes the canary; every load checks it.
+layer), and the samples look plausible. The trainer writes the canary; every load checks it. It says what kind of model it
+measures: of a policy, log-probabilities.
 """
 
 import json
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from pipeline.errors import Refusal
-from pipeline.model import CANARY
+from pipeline.model import CANARY, POLICY, Model
 
 T = TypeVar("T")
 Logprobs = list[list[float]]
@@ -47,12 +48,32 @@ def measure(model: Any, sequences: Sequence[Sequence[int]]) -> Logprobs:
 
 
 def write(folder: Path, sequences: Sequence[Sequence[int]], logprobs: Sequence[Sequence[float]]) -> None:
-    """Store the canary in a model folder. `logprobs`: one float per token except the first, natural log, float32 weights."""
+    """Store the canary of a policy in its folder. `logprobs`: one float per token except the first, natural log, float32 weights."""
     for ids, values in zip(sequences, logprobs, strict=True):
         if len(values) != len(ids) - 1:
             raise ValueError(f"canary: {len(values)} log-probabilities for a sequence of {len(ids)} tokens; {len(ids) - 1} are due")
-    body = {"sequences": [list(ids) for ids in sequences], "logprobs": [[float(v) for v in values] for values in logprobs]}
+    body = {
+        "kind": POLICY,
+        "sequences": [list(ids) for ids in sequences],
+        "logprobs": [[float(v) for v in values] for values in logprobs],
+    }
     (folder / CANARY).write_text(json.dumps(body))
+
+
+def kind(folder: Path) -> str | None:
+    """The kind of model that the canary of a folder measures, or None if its maker stored none. One that does not say is a policy's."""
+    path = folder / CANARY
+    return json.loads(path.read_text()).get("kind", POLICY) if path.is_file() else None
+
+
+def check_kind(model: Model) -> None:
+    """Raises Refusal if a model is to be loaded as another kind than its canary measures."""
+    measured = kind(model.folder)
+    if measured not in (None, model.kind):
+        raise Refusal(
+            f"{model.folder}: its canary is that of a {measured}, and it is loaded as a {model.kind}; "
+            f"write `as: {measured}` where it is adopted, or name another model"
+        )
 
 
 def read(folder: Path) -> tuple[list[list[int]], Logprobs] | None:
@@ -86,10 +107,11 @@ def check(folder: Path, measured: Sequence[Sequence[float]], tolerance: float) -
 
 
 def load(
-    folder: Path, start: Callable[[], T], stop: Callable[[T], None], measure: Callable[[T, list[list[int]]], Logprobs], dtype: str
+    model: Model, start: Callable[[], T], stop: Callable[[T], None], measure: Callable[[T, list[list[int]]], Logprobs], dtype: str
 ) -> T:
-    """Start an engine over `folder` and check it; one that fails is stopped and started once more before WrongWeights is raised."""
-    canary = read(folder)
+    """Start an engine over a policy and check it; one that fails is stopped and started once more before WrongWeights is raised."""
+    check_kind(model)
+    folder, canary = model.folder, read(model.folder)
     if canary is None:
         log.info("%s: has no canary, so the loaded weights are not checked", folder)
         return start()

@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 
+from models import Model, forward
 from models import canary as canaries
-from models import forward
 
 CARRIED = (
     "tokenizer.json",
@@ -54,6 +54,6 @@ def canary(out: Path, device: str) -> None:
 
 
 def _canary_on(out: Path, device: str) -> None:
-    with forward.opened(out, "float32", device) as model:
+    with forward.opened(Model(out), "float32", device) as model:
         sequences = canaries.sequences(int(model.config.get_text_config().vocab_size))
         canaries.write(out, sequences, forward.sequence_logps(model, sequences))

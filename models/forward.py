@@ -7,7 +7,6 @@ Legend: N responses, S tokens of a sequence, T response tokens, R response token
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from models import canary, weights
+from models import Model, canary, weights
 from models.layout import Layout, layout
 from pipeline.errors import Refusal
 
@@ -148,30 +147,30 @@ def dropout_off(model: Any) -> None:
     model.eval()
 
 
-def load(folder: Path, dtype: str, device: str) -> Any:
-    """The causal language model of a Hugging Face folder, without dropout, its forward checked. Raises Refusal if it cannot be loaded."""
+def load(model: Model, dtype: str, device: str) -> Any:
+    """The causal language model, without dropout, its forward checked. Raises Refusal if it cannot be loaded."""
     weights.check_device(device)
-    model = read(folder, dtype)
-    model.to(device)
-    check(model)
-    return model
+    loaded = read(model, dtype)
+    loaded.to(device)
+    check(loaded)
+    return loaded
 
 
-def read(folder: Path, dtype: str) -> Any:
-    """The causal language model of a Hugging Face folder, without dropout."""
-    model = weights.causal_lm(folder, dtype)
-    dropout_off(model)
-    return model
+def read(model: Model, dtype: str) -> Any:
+    """The causal language model, without dropout."""
+    loaded = weights.causal_lm(model, dtype)
+    dropout_off(loaded)
+    return loaded
 
 
 @contextmanager
-def opened(folder: Path, dtype: str, device: str) -> Iterator[Any]:
-    """The model for as long as the block lasts."""
-    model = load(folder, dtype, device).requires_grad_(False)
+def opened(model: Model, dtype: str, device: str) -> Iterator[Any]:
+    """The loaded model for as long as the block lasts."""
+    loaded = load(model, dtype, device).requires_grad_(False)
     try:
-        yield model
+        yield loaded
     finally:
-        del model
+        del loaded
         if device.startswith("cuda"):
             torch.cuda.empty_cache()
 

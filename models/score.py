@@ -2,14 +2,13 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import torch
 
-from models import chat, forward
+from models import Model, chat, forward
 from models.layout import layout
 from models.tokens import token_rows
 from pipeline import rows
@@ -17,10 +16,10 @@ from pipeline.artifact import Facts
 
 
 @contextmanager
-def opened(folder: Path, dtype: str, device: str) -> Iterator[tuple[Any, Any]]:
-    """The model of a folder and its tokenizer."""
-    with forward.opened(folder, dtype, device) as model:
-        yield model, chat.load_tokenizer(folder)
+def opened(model: Model, dtype: str, device: str) -> Iterator[tuple[Any, Any]]:
+    """The loaded model and its tokenizer."""
+    with forward.opened(model, dtype, device) as loaded:
+        yield loaded, chat.load_tokenizer(model.folder)
 
 
 def score(model: Any, tokenizer: Any, table: pa.Table, kind: str, limit: int | None, tokens: int) -> tuple[pa.Table, Facts]:

@@ -9,25 +9,38 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from models import Model, canary
 from pipeline.errors import Refusal
 
 
-def causal_lm(folder: Path, dtype: str) -> Any:
+def folder_of(model: Model) -> Path:
+    """The folder that holds all weights of a model, for whoever loads them. Raises Refusal for an adapter, or a canary of another kind."""
+    if model.base is not None:
+        raise Refusal(
+            f"{model.folder}: its weights lean on those of {model.base.folder}, and what reads it here takes whole ones; "
+            "merge the two into one folder, or name a model that stands on its own"
+        )
+    canary.check_kind(model)
+    return model.folder
+
+
+def causal_lm(model: Model, dtype: str) -> Any:
     """The model on the CPU, in `dtype`. Raises Refusal if it cannot be loaded, or if its weights are not all there."""
     from transformers import AutoModelForCausalLM
 
-    return whole(AutoModelForCausalLM, folder, dtype, "causal language model")
+    return whole(AutoModelForCausalLM, model, dtype, "causal language model")
 
 
-def whole(auto: Any, folder: Path, dtype: str, what: str) -> Any:
+def whole(auto: Any, model: Model, dtype: str, what: str) -> Any:
     """The model of one of transformers' Auto classes; `what` is what messages call it. Raises Refusal as `causal_lm` does."""
     import torch
     from safetensors import SafetensorError
 
+    path = folder_of(model)
     try:
         with quiet():
-            model, info = auto.from_pretrained(
-                folder,
+            loaded, info = auto.from_pretrained(
+                path,
                 dtype=getattr(torch, dtype),
                 local_files_only=True,
                 trust_remote_code=False,
@@ -36,14 +49,14 @@ def whole(auto: Any, folder: Path, dtype: str, what: str) -> Any:
                 output_loading_info=True,
             )
     except (OSError, ValueError, SafetensorError) as error:
-        raise Refusal(f"{folder}: no {what} can be loaded from it ({error}); check the folder") from error
+        raise Refusal(f"{path}: no {what} can be loaded from it ({error}); check the folder") from error
     misfits = sorted({*info["missing_keys"], *(each[0] for each in info["mismatched_keys"])})
     if misfits:
         raise Refusal(
-            f"{folder}: {len(misfits)} weights of its {type(model).__name__} are missing or have another shape, {misfits[0]} among them; "
+            f"{path}: {len(misfits)} weights of its {type(loaded).__name__} are missing or have another shape, {misfits[0]} among them; "
             "let config.json and the weights be of one model, saved whole"
         )
-    return model
+    return loaded
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 from pydantic import BaseModel, ValidationError
 
@@ -38,7 +38,7 @@ class Step:
     key: str
     seed: int
     makes: str
-    """A table's name, `model` or `report`."""
+    """A table's name, a kind of model (`pipeline.model.KINDS`) or `report`."""
     uses: frozenset[Need]
     """What it runs: `engine`, `forward`, `trainer`, or several of them at once."""
     keep: bool = True
@@ -225,8 +225,17 @@ def _resolve(
     for address in found:
         makes = steps[address].makes
         if marker.kinds and makes not in marker.kinds:
-            raise ValueError(f"'{ref}' makes {makes}, but {' or '.join(marker.kinds)} is read here; name another node")
+            way_out = _called_so(steps[address], marker) + "name another node"
+            raise ValueError(f"'{ref}' makes {makes}, but {' or '.join(marker.kinds)} is read here; {way_out}")
     return found
+
+
+def _called_so(step: Step, marker: Reads) -> str:
+    """The way out where `as` says what kind of model a node makes, and could say a kind that is read."""
+    known: tuple[Any, ...] = get_args(field.annotation) if (field := plugin.fields(type(step.config)).get("as")) else ()
+    fitting = [f"`as: {kind}`" for kind in marker.kinds if kind in known and step.makes in known]
+    where = "start" if step.round is None else "round"
+    return f"write {' or '.join(fitting)} in {where}.{step.node} if it is one, or " if fitting else ""
 
 
 def _rounds_ago(when: str) -> int:

@@ -15,6 +15,7 @@ from types import ModuleType
 from typing import Any, cast, get_origin
 
 from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationError, model_validator
+from pydantic.fields import FieldInfo
 from pydantic_core import CoreSchema, core_schema
 
 FOLDERS = ("stages", "judges", "objectives", "engines", "trainers", "rules", "sources", "reporters", "pipeline.executors")
@@ -132,7 +133,7 @@ def explain(error: ValidationError, config: type[BaseModel]) -> Iterator[str]:
     for problem in error.errors():
         where = ".".join(str(part) for part in problem["loc"])
         if problem["type"] == "extra_forbidden":
-            yield unknown("field", where, list(config.model_fields))
+            yield unknown("field", where, list(fields(config)))
         elif problem["type"] == "missing":
             yield f"{where}: is required; add it"
         elif problem["type"] == "value_error":
@@ -142,6 +143,11 @@ def explain(error: ValidationError, config: type[BaseModel]) -> Iterator[str]:
             yield f"{where}: takes the name of a node, not {problem['input']!r}"
         else:
             yield f"{where}: {problem['msg'].lower()}, not {problem['input']!r}"
+
+
+def fields(config: type[BaseModel]) -> dict[str, FieldInfo]:
+    """The fields of a config by the names that they have in YAML and in keys: Python cannot call one `as`."""
+    return {info.alias or name: info for name, info in config.model_fields.items()}
 
 
 def dump(choice: Choice) -> dict[str, Any]:
@@ -156,12 +162,13 @@ def dump(choice: Choice) -> dict[str, Any]:
 
 def settings(config: BaseModel) -> dict[str, Any]:
     """The settings of a config that differ from their defaults, without its references and gates, as plain data."""
-    return config.model_dump(mode="json", exclude_defaults=True, exclude={name for name, _, _ in references(config)} | _gates(config))
+    apart = {name for name, _, _ in references(config)} | _gates(config)
+    return config.model_dump(mode="json", by_alias=True, exclude_defaults=True, exclude=apart)
 
 
 def gates(config: BaseModel) -> dict[str, Any]:
     """The gates of a config that differ from their defaults, as plain data."""
-    return config.model_dump(mode="json", exclude_defaults=True, include=_gates(config))
+    return config.model_dump(mode="json", by_alias=True, exclude_defaults=True, include=_gates(config))
 
 
 def _gates(config: BaseModel) -> set[str]:

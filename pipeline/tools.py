@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from pipeline import model, rows, shards
 from pipeline.artifact import Artifact, Facts
+from pipeline.model import Model
 from pipeline.placement import NOTHING, Need, Placement, placement
 from pipeline.profile import Profile
 
@@ -85,16 +86,15 @@ class Tools:
         inputs = {slot.removeprefix(prefix): read for slot, read in self.inputs.items() if slot.startswith(prefix)}
         return replace(self, inputs=inputs, within=f"{self.within}.{field}" if self.within else field)
 
-    def model(self, slot: str) -> Path:
-        """The Hugging Face folder of the model that `slot` names."""
-        return model.folder(self.input(slot))
+    def model(self, slot: str) -> Model:
+        """The model that `slot` names: its folder, what that leans on, and its kind."""
+        return model.of(self.input(slot))
 
     def engine(self, slot: str = "model") -> Any:
         """The open engine (engines.Engine) over the model of `slot`, kept warm in this process until the step ends."""
         choice = self.profile.engine
-        asked = self.input(slot).path
-        behind = getattr(choice.module, "ENDPOINTS", False) and model.endpoint(asked) is not None
-        return self.warm(choice.module.open, choice.config, asked if behind else self.model(slot), seed=self.seed)
+        behind = model.endpoint(self.input(slot).path) if getattr(choice.module, "ENDPOINTS", False) else None
+        return self.warm(choice.module.open, choice.config, behind or self.model(slot), seed=self.seed)
 
     def warm(self, opens: Callable[..., AbstractContextManager[T]], *args: Any, **kwargs: Any) -> T:
         """Enter `opens(*args, **kwargs)` once in this process and hand out the same thing until the step ends."""

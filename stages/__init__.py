@@ -1,14 +1,15 @@
 """Stages are kinds of work: each makes one artifact out of others. This page is their whole contract; each file beside it is one stage.
 
-A stage module has `VERSION`, `MAKES` (a table of pipeline/rows.py, one of its own, "model" or "report"), `Config` and
+A stage module has `VERSION`, `MAKES` (a table of pipeline/rows.py, one of its own, a kind of model of pipeline/model.py or
+"report"), `Config` and
 
     run(config, tools: Tools) -> Facts
 
 which writes all that it makes below `tools.out` and returns plain JSON about it; tables have "rows" among their facts. A field
 that names other nodes is typed `Annotated[str, Reads("pairs")]` (or `str | None`, or `tuple[str, ...]`), and what it names is
-`tools.input("field")`, or all of `tools.inputs["field"]`; a field that picks a plugin is `Annotated[Choice, Picks("judges")]`,
-and that plugin is called with `tools.of("field")`, where what it reads has the names of its own fields. A field marked
-`Gate()` decides whether the step fails, and nothing of what it makes.
+`tools.input("field")`, or all of `tools.inputs["field"]` (of a model, `tools.model("field")` gives a `models.Model`); a field that
+picks a plugin is `Annotated[Choice, Picks("judges")]`, and that plugin is called with `tools.of("field")`, where what it reads has
+the names of its own fields. A field marked `Gate()` decides whether the step fails, and nothing of what it makes.
 
 Work on rows goes through `tools.map`, whose function gets a shard of the table and returns rows and facts: shards are durable,
 and neither their size nor their order may show in the result. It has `tools.shard_work`, a folder that survives a crash until its

@@ -26,7 +26,7 @@ MAKES = "candidates"
 
 
 class Config(Settings):
-    model: Annotated[str, Reads("model")]
+    model: Annotated[str, Reads("policy", "endpoint")]
     """The model that answers."""
     prompts: Annotated[str, Reads("prompts")]
     """What is asked."""
@@ -42,7 +42,7 @@ class Config(Settings):
     """Longest response; what reaches it is kept, with finish_reason `length`."""
     stop: tuple[str, ...] = ()
     """Texts that end a response; the text is cut before them, the token ids are kept as sampled."""
-    mixture_with: Annotated[str | None, Reads("model")] = None
+    mixture_with: Annotated[str | None, Reads("policy")] = None
     """Sample from the geometric mixture of `model` and this one, token by token (Nash-MD). Takes an engine that holds both."""
     mixture_weight: float = Field(0.5, ge=0, le=1)
     """Share of `mixture_with` in the mixture: 0 is `model`, 1 the other; Nash-MD in TRL has 0.5, EGPO's comparison 0.125."""
@@ -56,6 +56,11 @@ class Config(Settings):
         if "" in self.stop:
             raise ValueError("stop: an empty text would end every response at once; leave it out")
         return self
+
+
+def reads(config: Config) -> dict[str, Reads]:
+    """Both models of a mixture have weights."""
+    return {"model": Reads("policy")} if config.mixture_with is not None else {}
 
 
 def uses(config: Config) -> frozenset[Need]:

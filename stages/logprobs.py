@@ -21,7 +21,7 @@ MAKES = "logprobs"
 
 
 class Config(Settings):
-    model: Annotated[str, Reads("model")]
+    model: Annotated[str, Reads("policy")]
     """The reference."""
     rows: Annotated[str, Reads("pairs", "candidates", "judged")]
     """Whose responses are scored; the same node that training reads."""

@@ -20,13 +20,13 @@ from pipeline.tools import Tools
 from training.job import ExtraResponses, Job, Optimisation
 
 VERSION = 1
-MAKES = "model"
+MAKES = "policy"
 LIVE = frozenset({"token_kl", "masks"})
 """Needs for which the reference model itself is asked."""
 
 
 class Config(Optimisation):
-    model: Annotated[str, Reads("model")]
+    model: Annotated[str, Reads("policy")]
     """What training starts from."""
     rows: Annotated[str, Reads("pairs", "candidates", "judged")]
     """What is trained on: pairs, judged groups, or demonstrations (every response of every row)."""
@@ -38,11 +38,11 @@ class Config(Optimisation):
     """Further responses beside each row: the first of the row with its id or its prompt's (SELM, XPO, KTO, SRPO)."""
     extra_reference: Annotated[tuple[str, ...], Reads("logprobs")] = ()
     """Log-probabilities of those under the reference, node for node."""
-    reference_model: Annotated[str | None, Reads("model")] = None
+    reference_model: Annotated[str | None, Reads("policy")] = None
     """The reference itself, for an objective that compares whole distributions (TDPO, SparsePO, RRPO)."""
-    labels: Annotated[str | None, Reads("model")] = None
+    labels: Annotated[str | None, Reads("policy")] = None
     """A training whose final pair labels this one goes on with (POWER-DL)."""
-    optimizer: Annotated[str | None, Reads("model")] = None
+    optimizer: Annotated[str | None, Reads("policy")] = None
     """A training with `keep_optimizer` whose optimizer state this one goes on with (EGPO restarts both half-steps from one)."""
     keep_optimizer: bool = False
     """Leave the optimizer's state beside the model, for `optimizer` of a later node."""
@@ -89,7 +89,7 @@ def _lacks(config: Config) -> Any:
     kind = config.objective.kind
     for field, (needed, what, node) in _wanted(config).items():
         if needed and not getattr(config, field):
-            how = f"add a node {node} and name it here" if node.startswith("{") else f"name a node of models, {node}"
+            how = f"add a node {node} and name it here" if node.startswith("{") else f"name a policy, {node}"
             yield f"{field}: objective '{kind}' needs {what}; {how}"
     extras = getattr(config.objective.module, "EXTRAS", 0)
     if extras and config.extra and len(config.extra) != extras:
@@ -144,8 +144,8 @@ def run(config: Config, tools: Tools) -> Facts:
         history=tuple(each.path for each in tools.inputs.get("history", ())),
         extra=tuple(ExtraResponses(path, scored[i] if scored else None) for i, path in enumerate(extra)),
         reference_model=tools.model("reference_model") if config.reference_model is not None else None,
-        labels=tools.model("labels") if config.labels is not None else None,
-        optimizer=tools.model("optimizer") if config.optimizer is not None else None,
+        labels=tools.model("labels").folder if config.labels is not None else None,
+        optimizer=tools.model("optimizer").folder if config.optimizer is not None else None,
         keep_optimizer=config.keep_optimizer,
     )
     return tools.profile.trainer.module.train(tools.profile.trainer.config, job, tools)

@@ -35,7 +35,7 @@ def read(job: Job) -> Examples:
         raise Refusal(
             f"rows: objective '{job.objective.kind}' trains on {' or '.join(tables)}; {job.rows} holds {job.table}, name a node of these"
         )
-    tokenizer = chat.load_tokenizer(job.model)
+    tokenizer = chat.load_tokenizer(job.model.folder)
     known = [_logps(path, job.rows, what) for path, what in _policies(job)]
     degrees = job.objective.module.degrees(job.objective.config) if "degrees" in needs else None
     extras = [_extra(beside, tokenizer, degrees) for beside in job.extra]

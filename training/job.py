@@ -5,6 +5,7 @@ from pathlib import Path
 
 from pydantic import Field
 
+from models import Model
 from pipeline.plugin import Choice, Settings
 
 
@@ -58,8 +59,8 @@ class Job:
     table: str
     reference: Path | None
     """Artifact of table `logprobs` for the same rows."""
-    model: Path
-    """Hugging Face folder that training starts from."""
+    model: Model
+    """What training starts from."""
     out: Path
     work: Path
     objective: Choice
@@ -68,8 +69,8 @@ class Job:
     history: tuple[Path, ...] = ()
     """Artifacts of table `logprobs` for the same rows under earlier policies, the latest first."""
     extra: tuple[ExtraResponses, ...] = ()
-    reference_model: Path | None = None
-    """Hugging Face folder of a reference that is asked during training."""
+    reference_model: Model | None = None
+    """A reference that is asked during training."""
     labels: Path | None = None
     """Folder of a finished training whose final pair labels this one goes on with."""
     optimizer: Path | None = None

@@ -8,12 +8,11 @@ How requests are retried is `http.py`'s business, how they are spelled `spelling
 import os
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 
 from engines import Completion, Request
 from engines.openai.config import Config
+from models import Endpoint, Model
 from pipeline.errors import Refusal
-from pipeline.model import Endpoint, endpoint
 from pipeline.placement import Placement
 
 VERSION = 1
@@ -73,19 +72,18 @@ def _key(config: Config) -> str | None:
 
 
 @contextmanager
-def open(config: Config, model: Path, *, seed: int) -> Generator[OpenAI, None, None]:
-    """Connect to the endpoint whose model `model` names (an adopted endpoint). `seed` spreads the waits between attempts."""
-    served = endpoint(model)
-    if served is None:
+def open(config: Config, model: Model | Endpoint, *, seed: int) -> Generator[OpenAI, None, None]:
+    """Connect to the endpoint that serves `model`. `seed` spreads the waits between attempts."""
+    if isinstance(model, Model):
         raise Refusal(
-            f"{model}: is a folder of weights, and nothing shows that the endpoint {config.base_url} serves those; "
+            f"{model.folder}: is a folder of weights, and nothing shows that the endpoint {config.base_url} serves those; "
             "give this node a model that was adopted with `endpoint: <model name>`, or another engine in the profile's overrides"
         )
     try:
         import httpx  # noqa: F401
     except ModuleNotFoundError:
         raise Refusal("engine openai: the package httpx is not installed; pip install 'rematch[http]'") from None
-    engine = OpenAI(config, served, seed)
+    engine = OpenAI(config, model, seed)
     try:
         engine.start()
         yield engine

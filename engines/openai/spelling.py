@@ -8,8 +8,8 @@ from engines import Completion, Request, RequestRefused, Response
 from engines.openai.config import Config
 from engines.openai.http import Client
 from engines.openai.shapes import Chat, Choice, Models
+from models import Endpoint
 from pipeline.errors import Refusal
-from pipeline.model import Endpoint
 
 FINISHED = ("stop", "length", "content_filter")
 

@@ -14,6 +14,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from engines import Completion, Request, Response
+from models import Model
 from pipeline.errors import Refusal
 from pipeline.placement import Placement
 from pipeline.plugin import Settings
@@ -99,32 +100,32 @@ class Transformers:
 
 
 @contextmanager
-def open(config: Config, model: Path, *, seed: int) -> Generator[Transformers, None, None]:
+def open(config: Config, model: Model, *, seed: int) -> Generator[Transformers, None, None]:
     """Load `model`, check its canary, and free it at the end. `seed` is unused: every request brings its own."""
     from models import chat, weights
 
-    tokenizer = chat.load_tokenizer(model)
+    tokenizer = chat.load_tokenizer(model.folder)
     with _loaded(config, model) as [only]:
-        yield Transformers(config, model, only, tokenizer, weights.context_of(only.config))
+        yield Transformers(config, model.folder, only, tokenizer, weights.context_of(only.config))
 
 
 @contextmanager
-def open_mixture(config: Config, model: Path, other: Path, weight: float, *, seed: int) -> Generator[Transformers, None, None]:
+def open_mixture(config: Config, model: Model, other: Model, weight: float, *, seed: int) -> Generator[Transformers, None, None]:
     """As `open`, over the geometric mixture of two models of one tokenizer (see engines.transformers.mixture)."""
     from engines.transformers import mixture
     from models import chat, weights
 
-    tokenizer, another = chat.load_tokenizer(model), chat.load_tokenizer(other)
+    tokenizer, another = chat.load_tokenizer(model.folder), chat.load_tokenizer(other.folder)
     if chat.fingerprint(tokenizer) != chat.fingerprint(another):
-        raise Refusal(f"{model} and {other} have different tokenizers; mix models that come from one")
+        raise Refusal(f"{model.folder} and {other.folder} have different tokenizers; mix models that come from one")
     with _loaded(config, model, other) as both:
         mixed = mixture.Mixture(both[0], both[1], weight)
-        yield Transformers(config, model, mixed, tokenizer, min(weights.context_of(each.config) for each in both))
+        yield Transformers(config, model.folder, mixed, tokenizer, min(weights.context_of(each.config) for each in both))
 
 
 @contextmanager
-def _loaded(config: Config, *folders: Path) -> Generator[list[Any], None, None]:
-    """The models of these folders, each held to its canary; freed when the block ends."""
+def _loaded(config: Config, *models: Model) -> Generator[list[Any], None, None]:
+    """These models, each held to its canary; freed when the block ends."""
     import torch
 
     from models import canary, weights
@@ -135,8 +136,8 @@ def _loaded(config: Config, *folders: Path) -> Generator[list[Any], None, None]:
         torch.set_num_threads(config.threads)
     held: list[Any] = []
     try:
-        for folder in folders:
-            held.append(canary.load(folder, partial(_load, config, folder), _drop, canary.measure, config.dtype))
+        for model in models:
+            held.append(canary.load(model, partial(_load, config, model), _drop, canary.measure, config.dtype))
         yield list(held)
     finally:
         torch.set_num_threads(threads)
@@ -144,10 +145,10 @@ def _loaded(config: Config, *folders: Path) -> Generator[list[Any], None, None]:
             _drop(held.pop())
 
 
-def _load(config: Config, folder: Path) -> Any:
+def _load(config: Config, model: Model) -> Any:
     from models import weights
 
-    return weights.causal_lm(folder, config.dtype).to(config.device).eval()
+    return weights.causal_lm(model, config.dtype).to(config.device).eval()
 
 
 def _drop(model: Any) -> None:

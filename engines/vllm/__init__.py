@@ -6,11 +6,11 @@ come out as token ids. How the engine is started, stopped and kept from harm is 
 
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from engines import Completion, Request, Response
 from engines.vllm.config import Config
+from models import Model
 from pipeline.placement import Placement
 
 VERSION = 1
@@ -20,12 +20,12 @@ SCRIPTED = False
 class Vllm:
     """An open engine. After a failure nothing of it is reused: the next call starts it anew."""
 
-    def __init__(self, config: Config, folder: Path, seed: int) -> None:
+    def __init__(self, config: Config, model: Model, seed: int) -> None:
         from models import chat
 
-        self._config, self._folder, self._seed = config, folder, seed
-        self._tokenizer = chat.load_tokenizer(folder)
-        self._stop_ids = chat.stop_ids(folder, self._tokenizer)
+        self._config, self._model, self._seed = config, model, seed
+        self._tokenizer = chat.load_tokenizer(model.folder)
+        self._stop_ids = chat.stop_ids(model.folder, self._tokenizer)
         self.tokenizer = chat.fingerprint(self._tokenizer)
         self._held: list[Any] = [self._load()]
 
@@ -99,12 +99,12 @@ class Vllm:
 
     def _load(self) -> Any:
         from engines.vllm import process
-        from models import canary
+        from models import canary, weights
 
         def start() -> Any:
-            return process.start(self._config, self._folder, self._seed)
+            return process.start(self._config, weights.folder_of(self._model), self._seed)
 
-        return canary.load(self._folder, start, process.stop, prompt_logprobs, self._config.dtype)
+        return canary.load(self._model, start, process.stop, prompt_logprobs, self._config.dtype)
 
     def close(self) -> None:
         """Stop the engine and free what it held."""
@@ -129,7 +129,7 @@ def prompt_logprobs(llm: Any, sequences: Sequence[Sequence[int]]) -> list[list[f
 
 
 @contextmanager
-def open(config: Config, model: Path, *, seed: int) -> Generator[Vllm, None, None]:
+def open(config: Config, model: Model, *, seed: int) -> Generator[Vllm, None, None]:
     """Start an engine over `model`, check its canary, and free everything at the end, this process's settings included."""
     from engines.vllm import process
 

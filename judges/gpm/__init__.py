@@ -25,7 +25,7 @@ USES: frozenset[Need] = frozenset({"forward"})
 
 
 class Config(Settings):
-    model: Annotated[str, Reads("model")]
+    model: Annotated[str, Reads("preference")]
     """The preference model."""
     tau: float = Field(0.1, gt=0)
     """Temperature; 0.1 is what the published models were trained with."""

@@ -17,13 +17,13 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from transformers import AutoModel
 
-from models import weights
+from models import Model, kinds, weights
 from models.chat import chat_ids, load_tokenizer
 from models.messages import Message
 from models.weights import context_of
 from pipeline.errors import Refusal
 
-VALUE, PROMPT = HEADS = ("value_head.weight", "prompt_head.weight")
+VALUE, PROMPT = HEADS = (kinds.PREFERENCE_HEAD, "prompt_head.weight")
 
 
 @dataclass(frozen=True)
@@ -62,8 +62,9 @@ def preference(vectors: Tensor, gate: Tensor | None = None) -> Tensor:
 
 
 @contextmanager
-def opened(folder: Path, *, device: str, dtype: str) -> Generator[Loaded, None, None]:
-    """The model of a folder, in evaluation mode. Raises Refusal if it is no General Preference Model, or not whole."""
+def opened(model: Model, *, device: str, dtype: str) -> Generator[Loaded, None, None]:
+    """The loaded model, in evaluation mode. Raises Refusal if it is no General Preference Model, or not whole."""
+    folder = weights.folder_of(model)
     tokenizer = load_tokenizer(folder)
     heads = _heads(folder)
     if VALUE not in heads or len(heads[VALUE]) % 2:
@@ -73,10 +74,10 @@ def opened(folder: Path, *, device: str, dtype: str) -> Generator[Loaded, None, 
         raise Refusal(f"{folder}: its {PROMPT} has {len(heads[PROMPT])} rows for {len(heads[VALUE]) // 2} blocks; name a whole model")
     if tokenizer.eos_token_id is None:
         raise Refusal(f"{folder}: its tokenizer has no eos_token, at which an embedding is read; set one in tokenizer_config.json")
-    model = weights.whole(AutoModel, folder, dtype, "General Preference Model")
-    model.to(device).eval()
+    loaded = weights.whole(AutoModel, model, dtype, "General Preference Model")
+    loaded.to(device).eval()
     heads = {name: weight.float().to(device) for name, weight in heads.items()}
-    yield Loaded(model, tokenizer, device, heads[VALUE], heads.get(PROMPT))
+    yield Loaded(loaded, tokenizer, device, heads[VALUE], heads.get(PROMPT))
 
 
 def _heads(folder: Path) -> dict[str, Tensor]:

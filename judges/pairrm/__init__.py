@@ -24,7 +24,7 @@ USES: frozenset[Need] = frozenset({"forward"})
 
 
 class Config(Settings):
-    model: Annotated[str, Reads("model")]
+    model: Annotated[str, Reads("ranker")]
     """A folder in the layout of `llm-blender/PairRM-hf`."""
     win_rate: Literal["pairwise", "aggregated"] = "pairwise"
     """P(i beats j): from the comparisons of i and j alone, sigmoid of their mean logit; or as the published SPPO code has

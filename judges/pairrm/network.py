@@ -18,10 +18,10 @@ from torch import Tensor, nn
 from transformers import AutoTokenizer, DebertaV2Config, DebertaV2Model
 
 from judges.pairrm import disentangled
+from models import Model, kinds, weights
 from pipeline.errors import Refusal
 
 SOURCE, FIRST, SECOND, CANDIDATE = MARKERS = ("<|source|>", "<|candidate1|>", "<|candidate2|>", "<|candidate|>")
-_CONFIG_KEYS = ("source_prefix_id", "cand1_prefix_id", "cand2_prefix_id", "cand_prefix_id")
 
 
 class PairRM(nn.Module):
@@ -77,33 +77,34 @@ class _Encoded:
 
 
 @contextmanager
-def load(folder: Path, device: str, dtype: str) -> Iterator[Loaded]:
-    """The model of a folder in the layout of `llm-blender/PairRM-hf`, in evaluation mode; freed when the block ends."""
+def load(model: Model, device: str, dtype: str) -> Iterator[Loaded]:
+    """The model, its folder in the layout of `llm-blender/PairRM-hf`, in evaluation mode; freed when the block ends."""
+    folder = weights.folder_of(model)
     config_path = folder / "config.json"
     if not config_path.is_file():
         raise Refusal(f"{folder}: has no config.json; name a folder in the layout of llm-blender/PairRM-hf")
     settings: dict[str, Any] = json.loads(config_path.read_text())
-    missing = [key for key in ("n_tasks", *_CONFIG_KEYS) if key not in settings]
+    missing = [key for key in kinds.RANKER_FIELDS if key not in settings]
     if missing:
         raise Refusal(f"{config_path}: lacks {', '.join(missing)}, so this is no PairRM; name a folder like llm-blender/PairRM-hf")
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    markers = {marker: int(settings[key]) for marker, key in zip((SOURCE, FIRST, SECOND, CANDIDATE), _CONFIG_KEYS, strict=True)}
+    markers = {marker: int(settings[key]) for marker, key in zip(MARKERS, kinds.RANKER_FIELDS[1:], strict=True)}
     for marker, token in markers.items():
         if tokenizer.convert_tokens_to_ids(marker) != token:
             raise Refusal(
                 f"{folder}: {marker} is token {tokenizer.convert_tokens_to_ids(marker)} of the tokenizer and {token} in config.json"
             )
-    model = PairRM(DebertaV2Config.from_pretrained(folder, local_files_only=True), int(settings["n_tasks"]))
-    absent, unexpected = model.load_state_dict(_weights(folder), strict=False)
+    network = PairRM(DebertaV2Config.from_pretrained(folder, local_files_only=True), int(settings["n_tasks"]))
+    absent, unexpected = network.load_state_dict(_weights(folder), strict=False)
     unexpected = [name for name in unexpected if not name.endswith("position_ids")]  # a buffer that older checkpoints carry
     if absent or unexpected:
         raise Refusal(
             f"{folder}: its weights do not fit PairRM (missing: {', '.join(absent[:3]) or 'none'}; unknown: "
             f"{', '.join(unexpected[:3]) or 'none'}); name a folder like llm-blender/PairRM-hf"
         )
-    model.to(device=device, dtype=getattr(torch, dtype)).eval()
-    disentangled.install(model.pretrained_model)
-    yield Loaded(model, tokenizer, markers, device)
+    network.to(device=device, dtype=getattr(torch, dtype)).eval()
+    disentangled.install(network.pretrained_model)
+    yield Loaded(network, tokenizer, markers, device)
 
 
 def _weights(folder: Path) -> dict[str, Tensor]:

@@ -21,7 +21,7 @@ USES: frozenset[Need] = frozenset({"forward"})
 
 
 class Config(Settings):
-    model: Annotated[str, Reads("model")]
+    model: Annotated[str, Reads("reward")]
     """The reward model."""
     scale: float = Field(1.0, gt=0)
     """P(i beats j) = sigmoid(scale * (reward_i - reward_j)); 1 is what it was trained for."""

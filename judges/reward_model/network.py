@@ -6,13 +6,12 @@ Knows nothing of groups and win rates. Legend: B chats, T tokens.
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import AutoModelForSequenceClassification
 
-from models import weights
+from models import Model, weights
 from models.chat import chat_ids, load_tokenizer
 from models.messages import Message
 from models.weights import context_of
@@ -27,15 +26,15 @@ class Loaded:
 
 
 @contextmanager
-def opened(folder: Path, *, device: str, dtype: str) -> Generator[Loaded, None, None]:
-    """The reward model of a folder, in evaluation mode. Raises Refusal if it is none, or if weights are missing."""
-    tokenizer = load_tokenizer(folder)
+def opened(model: Model, *, device: str, dtype: str) -> Generator[Loaded, None, None]:
+    """The loaded reward model, in evaluation mode. Raises Refusal if it is none, or if weights are missing."""
+    tokenizer = load_tokenizer(model.folder)
     # The head of a plain language model would be made up, and is refused.
-    model = weights.whole(AutoModelForSequenceClassification, folder, dtype, "reward model")
-    if model.config.num_labels != 1:
-        raise Refusal(f"{folder}: has {model.config.num_labels} labels, and a reward is one number; name a model with one label")
-    model.to(device).eval()
-    yield Loaded(model, tokenizer, device)
+    loaded = weights.whole(AutoModelForSequenceClassification, model, dtype, "reward model")
+    if loaded.config.num_labels != 1:
+        raise Refusal(f"{model.folder}: has {loaded.config.num_labels} labels, and a reward is one number; name a model with one label")
+    loaded.to(device).eval()
+    yield Loaded(loaded, tokenizer, device)
 
 
 def rewards(

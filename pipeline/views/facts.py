@@ -1,6 +1,6 @@
 """Which of an artifact's facts are shown where: one line for a step, one row for a round, all of them on request.
 
-Knows the kinds of artifacts (candidates, pairs, model, report ...), and no stage: a fact that a plugin adds shows
+Knows the kinds of artifacts (candidates, pairs, policy, report ...), and no stage: a fact that a plugin adds shows
 up in full listings, and in the lines too where the kind has no favourites.
 """
 
@@ -11,6 +11,7 @@ from pipeline import artifact
 from pipeline.artifact import Artifact
 from pipeline.errors import Refusal
 from pipeline.measured import numbers
+from pipeline.model import POLICY
 from pipeline.plan import Step
 from pipeline.request import Asked
 from pipeline.views import screen
@@ -22,7 +23,7 @@ LINES: dict[str, tuple[tuple[str, str], ...]] = {
     "judged": (("mean_score", "= mean score"), ("ties", "ties"), ("undecided", "undecided")),
     "pairs": (("rows", "pairs"), ("groups", "groups"), ("mean_chosen_win_rate", "= chosen win rate")),
     "logprobs": (("mean_token_logprob", "= mean token logprob"),),
-    "model": (("loss_first", "= first loss"), ("loss_last", "= last loss"), ("steps", "steps"), ("parameters", "parameters")),
+    POLICY: (("loss_first", "= first loss"), ("loss_last", "= last loss"), ("steps", "steps"), ("parameters", "parameters")),
     "report": (
         ("accuracy", "= accuracy"),
         ("win_rate", "= win rate"),
@@ -39,7 +40,7 @@ COLUMNS: tuple[tuple[str, str, str], ...] = (
     ("length", "candidates", "mean_length"),
     ("score", "judged", "mean_score"),
     ("pairs", "pairs", "rows"),
-    ("loss", "model", "loss_last"),
+    ("loss", POLICY, "loss_last"),
 )
 RATES = ("accuracy", "win_rate")
 """Facts that are shares of one, shown as percentages."""
@@ -119,7 +120,7 @@ def metrics(steps: list[dict[str, Any]]) -> dict[str, str]:
     done = [each for each in steps if each["facts"] is not None]
     for title, makes, fact in COLUMNS:
         # Several trainings in a round (draft and final): the last one made the round's policy.
-        order = reversed(done) if makes == "model" else done
+        order = reversed(done) if makes == POLICY else done
         found = next((each["facts"][fact] for each in order if each["makes"] == makes and each["facts"].get(fact) is not None), None)
         if found is not None and title not in row:
             row[title] = screen.number(found, 3)

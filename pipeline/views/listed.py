@@ -28,7 +28,7 @@ def collect(folder: str = "") -> list[dict[str, Any]]:
                     "kind": kind,
                     "version": module.VERSION,
                     "about": about.partition("\n")[0],
-                    "settings": list(module.Config.model_fields),
+                    "settings": list(plugin.fields(module.Config)),
                     "file": _short(Path(inspect.getfile(module))),
                 }
             )

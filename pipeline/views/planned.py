@@ -6,6 +6,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from pipeline import artifact, lifetimes
+from pipeline.model import KINDS
 from pipeline.plan import estimate, plan
 from pipeline.request import Asked
 from pipeline.run import affected, status
@@ -68,7 +69,7 @@ def render(data: dict[str, Any], width: int) -> RenderableType:
             each["address"],
             each["stage"].rpartition(".")[2],
             screen.state(each["state"]),
-            screen.number(each["rows"]) or ("" if each["makes"] in ("model", "report") else "?"),
+            screen.number(each["rows"]) or ("" if each["makes"] in (*KINDS, "report") else "?"),
             screen.number(each["tokens"]) or ("?" if "engine" in each["uses"] else ""),
             *([", ".join(_near(address, each["address"]) for address in each["reads"])] if wide else []),
         ]

@@ -66,7 +66,7 @@ def _plugin(folder: str, kind: str) -> str:
     module = plugin.load(folder, kind)
     facts = [f"version {module.VERSION}"]
     if folder == "stages":
-        facts.append(f"makes {module.MAKES}")
+        facts.append(f"makes {module.MAKES}" + (", unless its settings say otherwise" if hasattr(module, "makes") else ""))
     if folder == "objectives":
         facts.append(f"needs {', '.join(sorted(module.NEEDS)) or 'rows alone'}; one loss a {module.UNIT}")
     if folder == "judges" and module.USES:
@@ -78,7 +78,7 @@ def _fields(config: type[BaseModel]) -> str:
     if not config.model_fields:
         return "No settings.\n"
     lines = ["| setting | type | default | meaning |", "|---|---|---|---|"]
-    for name, info in config.model_fields.items():
+    for name, info in plugin.fields(config).items():
         meaning = " ".join((info.description or "").split())
         lines.append(f"| `{name}` | {_cell(_type(info))} | {_cell(_default(info))} | {_cell(meaning)} |")
     return "\n".join(lines) + "\n"

@@ -6,6 +6,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from pipeline.model import KINDS
 from pipeline.plan import plan
 from pipeline.recipe import sections
 from pipeline.request import Asked
@@ -98,7 +99,7 @@ def _facts(each: dict[str, Any]) -> Text:
 def render_round(data: dict[str, Any]) -> RenderableType:
     """One round, step by step."""
     run, only = data["run"], data["rounds"][0]
-    tables = [step for step in only["steps"] if step["done"] and step["makes"] not in ("model", "report")]
+    tables = [step for step in only["steps"] if step["done"] and step["makes"] not in (*KINDS, "report")]
     tables.sort(key=lambda step: step["makes"] != "pairs")
     hint = [Text(), Text("To see rows:"), screen.command(f"rematch show {run} {tables[0]['address']}")] if tables else []
     return Group(round_table(f"{run} {only['name']}", only["steps"]), *diagnostics.told([only]), *hint)

@@ -96,7 +96,7 @@ def _resolved(schema: Schema, config: type[BaseModel], defs: dict[str, Schema]) 
     properties: dict[str, Any] = {}
     for name, field in plain(schema.get("properties", {})).items():
         field = {key: value for key, value in _filled(field, defs).items() if key != "title"}
-        marker = next((each for each in config.model_fields[name].metadata if isinstance(each, Reads)), None)
+        marker = next((each for each in plugin.fields(config)[name].metadata if isinstance(each, Reads)), None)
         if marker:
             field = {**_references(field), "x-reads": list(marker.kinds)}
             field.setdefault("description", f"Reference to a node that makes {' or '.join(marker.kinds) or 'anything'}.")

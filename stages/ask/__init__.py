@@ -28,7 +28,7 @@ MAKES = "candidates"
 
 
 class Config(Settings):
-    model: Annotated[str, Reads("model")]
+    model: Annotated[str, Reads("policy", "endpoint")]
     """The teacher."""
     prompts: Annotated[str, Reads("prompts")]
     """What it is asked."""

@@ -34,9 +34,9 @@ class Config(Settings):
     candidates: Annotated[str | None, Reads("candidates")] = None
     """Samples of `model` itself at temperature 1 and top_p 1, or KL and entropy mean nothing.
     None: those of `judged`, for length and diversity alone."""
-    model: Annotated[str | None, Reads("model")] = None
+    model: Annotated[str | None, Reads("policy")] = None
     """The policy: ranking accuracy and representation gap on `pairs`, entropy on `candidates`."""
-    against: Annotated[str | None, Reads("model")] = None
+    against: Annotated[str | None, Reads("policy")] = None
     """What the KL divergence of `model` is measured to, such as `policy@start` or `policy@prev`."""
     reference: Annotated[str | None, Reads("logprobs")] = None
     """Log-probabilities of `pairs` under the reference of the training."""
@@ -99,7 +99,7 @@ def run(config: Config, tools: Tools) -> Facts:
     if samples is not None:
         some = measures.sample(samples, "candidates", config.rows, tools.work)
         # Token ids are the model's own where the candidates are: those that were judged may be anybody's.
-        size = measures.vocabulary(tools.model("model")) if "model" in given and "candidates" in given else None
+        size = measures.vocabulary(tools.model("model").folder) if "model" in given and "candidates" in given else None
         facts |= measures.samples(samples, some, size)
         if "model" in given and "candidates" in given:
             facts |= passes.over_samples(some, config.max_length, "against" in given, tools)

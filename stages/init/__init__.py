@@ -12,7 +12,7 @@ from pipeline.plugin import Settings
 from pipeline.tools import Tools
 
 VERSION = 1
-MAKES = "model"
+MAKES = "policy"
 
 
 class Config(Settings):

@@ -21,19 +21,19 @@ from pipeline.plugin import Gate, Reads, Settings
 from pipeline.tools import Tools
 
 VERSION = 1
-MAKES = "model"
+MAKES = "policy"
 
 
 class Config(Settings):
-    model: Annotated[str, Reads("model")]
+    model: Annotated[str, Reads("policy")]
     """What was trained last: it gives layout, dtypes, tokenizer and configuration."""
     how: Literal["extrapolate", "average"] = "extrapolate"
     """Away from `previous`, or to the mean with `others`."""
-    previous: Annotated[str | None, Reads("model")] = None
+    previous: Annotated[str | None, Reads("policy")] = None
     """Extrapolation only: where `model` came from, such as `policy_hat@prev`."""
     alpha: float = Field(0.3, ge=0, allow_inf_nan=False)
     """Extrapolation only: how far to go on beyond `model`; 0 is `model` itself, and the paper's theory holds below 1."""
-    others: Annotated[tuple[str, ...], Reads("model")] = ()
+    others: Annotated[tuple[str, ...], Reads("policy")] = ()
     """Average only: the other models."""
     weights: tuple[Annotated[float, Field(gt=0, allow_inf_nan=False)], ...] | None = None
     """Average only: of `model` and then of `others`, in any unit. None: all the same."""
@@ -55,10 +55,12 @@ class Config(Settings):
 def run(config: Config, tools: Tools) -> Facts:
     """Facts: tensors, parameters, how many tensors were copied (whole numbers, flags), `relative_change` of the weights."""
     from models import folder as model_folder
+    from models import weights as model_weights
     from stages.merge import arithmetic, tensors
 
     read = (*tools.inputs["model"], *tools.inputs.get("previous", ()), *tools.inputs.get("others", ()))
-    folders, names = [models.folder(each) for each in read], [f"{each.path.parent.name}/{each.path.name}" for each in read]
+    folders = [model_weights.folder_of(models.of(each)) for each in read]
+    names = [f"{each.path.parent.name}/{each.path.name}" for each in read]
     _same_tokenizer(folders, names, tools.address)
     if config.how == "extrapolate":
         combine = partial(arithmetic.beyond, alpha=config.alpha)

@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM
 from engines import Request, canned, transformers
 from engines.transformers.draws import mix, stream, uniforms
 from engines.vllm import reaper
-from models import canary
+from models import Model, canary
 from tests.support import engine_contract as contract
 from tests.support.engine_contract import ask
 from tests.support.models import tiny_llama
@@ -28,7 +28,7 @@ KINDS = {"plain": {}, "bos-tied": {"bos": True, "tied": True}, "bpe": {"bpe": Tr
 @pytest.fixture(scope="module", params=KINDS)
 def opened(request, tmp_path_factory):
     folder = tiny_llama(tmp_path_factory.mktemp("engine") / request.param, **KINDS[request.param])
-    with transformers.open(transformers.Config(threads=1, tokens_per_batch=400), folder, seed=0) as engine:
+    with transformers.open(transformers.Config(threads=1, tokens_per_batch=400), Model(folder), seed=0) as engine:
         yield request.param, folder, engine
 
 
@@ -55,7 +55,7 @@ def test_a_seed_is_a_sample(opened):
     [{}, {"temperature": 0.6}, {"top_p": 0.7}, {"top_k": 9}, {"temperature": 1.4, "top_k": 40, "top_p": 0.8}, {"top_p": 1e-6}],
 )
 def test_sampling_follows_its_distribution(plain, settings):
-    with transformers.open(transformers.Config(threads=1), plain, seed=0) as engine:
+    with transformers.open(transformers.Config(threads=1), Model(plain), seed=0) as engine:
         contract.sampling_follows_its_distribution(engine, plain, **settings)
 
 
@@ -73,7 +73,7 @@ def test_the_size_of_batches_changes_nothing(plain):
     requests = [ask("w" * (i % 9), n=2, max_new_tokens=10, top_p=0.9, seed=i) for i in range(30)]
     answers = []
     for tokens in (1, 100, 100_000):
-        with transformers.open(transformers.Config(threads=1, tokens_per_batch=tokens), plain, seed=tokens) as engine:
+        with transformers.open(transformers.Config(threads=1, tokens_per_batch=tokens), Model(plain), seed=tokens) as engine:
             answers.append([[r.token_ids for r in completion.responses] for completion in engine.complete(requests)])
     assert answers[0] == answers[1] == answers[2]
 
@@ -85,7 +85,7 @@ def test_one_batch_mixes_settings(plain):
         ask("m", n=3, top_k=1, max_new_tokens=6, seed=5),
         ask("m", n=2, max_new_tokens=6, seed=6),
     ]
-    with transformers.open(transformers.Config(threads=1), plain, seed=0) as engine:
+    with transformers.open(transformers.Config(threads=1), Model(plain), seed=0) as engine:
         greedy, narrow, free = engine.complete(requests)
         alone = engine.complete(requests[2:])[0]
     assert {r.token_ids for r in narrow.responses} == {greedy.responses[0].token_ids}
@@ -118,7 +118,7 @@ def test_the_canary_passes_on_the_weights_that_were_trained(tmp_path, caplog):
     folder = _with_canary(tiny_llama(tmp_path / "model"))
     caplog.set_level("INFO")
     for dtype in ("float32", "bfloat16"):
-        with transformers.open(transformers.Config(dtype=dtype), folder, seed=0) as engine:
+        with transformers.open(transformers.Config(dtype=dtype), Model(folder), seed=0) as engine:
             assert engine.complete([ask("a", max_new_tokens=1)])
     assert caplog.text.count("canary reproduced") == 2
 
@@ -132,7 +132,7 @@ def test_the_canary_catches_wrong_weights(tmp_path, caplog, tensor):
     save_file({**weights, tensor: other[tensor]}, folder / "model.safetensors", metadata={"format": "pt"})
     with (
         pytest.raises(canary.WrongWeights, match=rf"{folder}: .* differ by up to [\d.]+, tolerance 0.05; run `rematch verify`"),
-        transformers.open(transformers.Config(), folder, seed=0),
+        transformers.open(transformers.Config(), Model(folder), seed=0),
     ):
         raise AssertionError("opened")
     assert caplog.text.count("loading it again") == 1
@@ -149,13 +149,13 @@ def test_a_canary_of_nonsense_never_passes(tmp_path):
 
 def test_a_model_without_a_canary_is_loaded_and_says_so(plain, caplog):
     caplog.set_level("INFO")
-    with transformers.open(transformers.Config(), plain, seed=0):
+    with transformers.open(transformers.Config(), Model(plain), seed=0):
         assert "has no canary" in caplog.text
 
 
 def test_canned_keeps_the_contract():
     config = canned.Config(responses=("yes to {prompt}", "no {sample}", "東京 🦊"))
-    with canned.open(config, Path("no/such/folder"), seed=0) as engine:
+    with canned.open(config, Model(Path("no/such/folder")), seed=0) as engine:
         requests = [ask(f"q{i}", n=5, seed=i) for i in range(200)]
         first = engine.complete(requests)
         assert first == engine.complete(requests) == [engine.complete([request])[0] for request in requests]
@@ -172,7 +172,7 @@ def test_canned_keeps_the_contract():
 
 def test_canned_is_fast():
     requests = [Request(messages=({"role": "user", "content": f"question {i}"},), n=5, seed=i) for i in range(5000)]
-    with canned.open(canned.Config(), Path("none"), seed=0) as engine:
+    with canned.open(canned.Config(), Model(Path("none")), seed=0) as engine:
         began = time.process_time()
         completions = engine.complete(requests)
         seconds = time.process_time() - began
@@ -214,6 +214,6 @@ def test_the_canary_file_is_what_the_trainer_promised(tmp_path):
     assert sequences == canary.sequences(107) and len(sequences) == 8 and max(map(max, sequences)) < 107
     canary.write(tmp_path, sequences, [[0.0] * (len(ids) - 1) for ids in sequences])
     body = json.loads((tmp_path / "canary.json").read_text())
-    assert set(body) == {"sequences", "logprobs"} and body["sequences"] == sequences
+    assert set(body) == {"kind", "sequences", "logprobs"} and (body["kind"], body["sequences"]) == ("policy", sequences)
     with pytest.raises(ValueError, match="23 are due"):
         canary.write(tmp_path, sequences, [[0.0] * len(ids) for ids in sequences])

@@ -4,6 +4,8 @@ import math
 
 import pytest
 
+from models import Model
+
 torch = pytest.importorskip("torch")
 
 from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: E402
@@ -32,11 +34,11 @@ def answers(opened, requests=REQUESTS):
 
 
 def mixed(folders, weight):
-    return transformers.open_mixture(CONFIG, *folders, weight, seed=0)
+    return transformers.open_mixture(CONFIG, *map(Model, folders), weight, seed=0)
 
 
 def test_weight_zero_is_the_model_and_weight_one_the_other(folders):
-    plain = [answers(transformers.open(CONFIG, folder, seed=0)) for folder in folders]
+    plain = [answers(transformers.open(CONFIG, Model(folder), seed=0)) for folder in folders]
     assert answers(mixed(folders, 0.0)) == plain[0]
     assert answers(mixed(folders, 1.0)) == plain[1]
     assert plain[0] != plain[1] and answers(mixed(folders, 0.5)) not in plain
@@ -70,7 +72,7 @@ def test_tokens_are_drawn_from_the_mixture(folders):
 
 def test_batches_do_not_show_and_options_are_scored_by_the_mixture(folders):
     one_by_one = transformers.Config(threads=1, tokens_per_batch=1)
-    whole, alone = answers(mixed(folders, 0.5)), answers(transformers.open_mixture(one_by_one, *folders, 0.5, seed=0))
+    whole, alone = answers(mixed(folders, 0.5)), answers(transformers.open_mixture(one_by_one, *map(Model, folders), 0.5, seed=0))
     assert [[r.token_ids for r in c.responses] for c in whole] == [[r.token_ids for r in c.responses] for c in alone]
     [scored] = answers(mixed(folders, 0.5), [ask("sort: ba", options=("a",))])
     pi, ref = (forward(folder, scored.prompt_token_ids)[-1] for folder in folders)

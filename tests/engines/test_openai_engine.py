@@ -10,6 +10,7 @@ import pytest
 
 from engines import Request, RequestRefused, openai
 from engines.openai import http
+from models import Endpoint, Model
 from pipeline import artifact, recipe, rows, run
 from pipeline.errors import Refusal
 from pipeline.plan import plan
@@ -23,18 +24,12 @@ KEY = "sk-do-not-tell-7f3a9c"
 QUICK = {"max_attempts": 6, "backoff_s": 0.01, "max_backoff_s": 0.05, "read_timeout_s": 10, "total_timeout_s": 20, "max_concurrency": 8}
 
 
-def endpoint(folder: Path, name: str = "teacher-9", tokenizer: str | None = None) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "adopted.json").write_text(json.dumps({"from": "endpoint", "name": name, "path": tokenizer, "files": {}}))
-    return folder
-
-
 @pytest.fixture
-def model(tmp_path):
-    return endpoint(tmp_path / "endpoint")
+def model():
+    return Endpoint("teacher-9", None)
 
 
-def opened(server: FaultyServer, model: Path, **settings):
+def opened(server: FaultyServer, model: Model | Endpoint, **settings):
     return openai.open(openai.Config.model_validate({"base_url": server.base_url, **QUICK, **settings}), model, seed=3)
 
 
@@ -284,7 +279,7 @@ def test_the_key_is_on_the_wire_and_nowhere_else(tmp_path, monkeypatch, caplog, 
         machine = _machine(tmp_path, server, api_key_env="TEACHER_KEY")
         run.run(_recipe(tmp_path), machine, tmp_path / "run")
         assert server.keys == {f"Bearer {KEY}"}
-        with opened(server, endpoint(tmp_path / "e"), api_key_env="TEACHER_KEY") as engine:
+        with opened(server, Endpoint("teacher-9", None), api_key_env="TEACHER_KEY") as engine:
             said += [
                 repr(engine),
                 repr(vars(engine)),
@@ -367,9 +362,9 @@ def test_a_model_behind_an_endpoint_has_no_weights(tmp_path):
 def test_weights_are_not_behind_an_endpoint(tmp_path):
     """An endpoint would serve the same model in every round, and nobody would see it."""
     folder = tiny_llama(tmp_path / "model")
-    named = endpoint(tmp_path / "named", tokenizer=str(folder))
+    named = Endpoint("teacher-9", folder)
     for given, said in (
-        (folder, "is a folder of weights, and nothing shows that the endpoint"),
+        (Model(folder), "is a folder of weights, and nothing shows that the endpoint"),
         (named, "token ids come only from endpoints with vLLM's extensions"),
     ):
         with FaultyServer() as server, pytest.raises(Refusal, match=said), opened(server, given):

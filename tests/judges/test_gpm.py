@@ -7,6 +7,8 @@ from string import ascii_lowercase
 
 import pytest
 
+from models import Model
+
 torch = pytest.importorskip("torch")
 
 from safetensors.torch import load_file, save_file  # noqa: E402
@@ -155,7 +157,7 @@ def test_another_model_is_refused(tmp_path):
     from judges.gpm import network
 
     def refused(path, sentence):
-        with pytest.raises(Refusal, match=sentence), network.opened(path, device="cpu", dtype="float32"):
+        with pytest.raises(Refusal, match=sentence), network.opened(Model(path, kind="preference"), device="cpu", dtype="float32"):
             pass
 
     refused(tiny_llama(tmp_path / "plain"), "its value_head.weight is missing, and a General Preference Model has one of even width")
@@ -183,7 +185,7 @@ def test_sharded_bfloat16_without_a_language_head(tmp_path):
         save_file({name: weights[name] for name in names}, path / file, metadata={"format": "pt"})
     where = {name: file for names, file in zip(halves, files, strict=True) for name in names}
     (path / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": where}))
-    with network.opened(path, device="cpu", dtype="float32") as loaded:
+    with network.opened(Model(path, kind="preference"), device="cpu", dtype="float32") as loaded:
         assert loaded.value_DH.dtype == torch.float32
         [one] = network.embeddings(loaded, [(asked("say"), "a")], 4096, 100)
     assert float(one.vector_D.norm()) == pytest.approx(1, abs=1e-6)

@@ -7,6 +7,8 @@ from itertools import permutations
 
 import pytest
 
+from models import Model
+
 pytest.importorskip("torch")
 
 from judges import Group, pairrm
@@ -89,7 +91,7 @@ def test_more_distances_than_position_buckets(model, tmp_path):
 
 def test_equal_texts_are_compared_once(model):
     counted = []
-    with network.load(model, "cpu", "float32") as loaded:
+    with network.load(Model(model, kind="ranker"), "cpu", "float32") as loaded:
         loaded.model.register_forward_hook(lambda module, args, output: counted.append(len(output)))
         (logits,) = network.logits(loaded, ["p"], [["same", "other", "same", "same"]], LENGTHS, 4096)
     assert sum(counted) == 2
@@ -118,7 +120,10 @@ def test_conversations_show_who_spoke():
 
 
 def test_bfloat16_stays_near(model):
-    with network.load(model, "cpu", "bfloat16") as half, network.load(model, "cpu", "float32") as full:
+    with (
+        network.load(Model(model, kind="ranker"), "cpu", "bfloat16") as half,
+        network.load(Model(model, kind="ranker"), "cpu", "float32") as full,
+    ):
         args = (["prompt"], [["one text", "and another"]], LENGTHS, 4096)
         assert network.logits(half, *args)[0][0][1] == pytest.approx(network.logits(full, *args)[0][0][1], abs=0.1)
 
@@ -142,7 +147,7 @@ def _without(model, target, change):
 )
 def test_what_is_no_pairrm_is_refused(model, tmp_path, change, sentence):
     broken = _without(model, tmp_path / "broken", change)
-    with pytest.raises(Refusal) as refusal, network.load(broken, "cpu", "float32"):
+    with pytest.raises(Refusal) as refusal, network.load(Model(broken, kind="ranker"), "cpu", "float32"):
         pass
     assert sentence in str(refusal.value)
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from models import canary, score
+from models import Model, canary, score
 from models import forward as forwards
 from pipeline.errors import Refusal
 from tests.support.models import tiny_llama
@@ -28,7 +28,7 @@ def test_padded_batches_give_what_each_sequence_gives_alone(
     tmp_path: Path, tied: bool, chunk: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(forwards, "CHUNK_LOGITS", chunk)
-    loaded = forwards.load(tiny_llama(tmp_path / "m", tied=tied), "float32", "cpu")
+    loaded = forwards.load(Model(tiny_llama(tmp_path / "m", tied=tied)), "float32", "cpu")
     draw = np.random.default_rng(0)
     prompts = [draw.integers(0, 100, size) for size in (1, 7, 3, 20)]
     responses = [draw.integers(0, 100, size) for size in (9, 1, 4, 2)]
@@ -82,7 +82,7 @@ def test_other_families_agree_with_their_own_logits_and_have_no_dropout(family: 
 
 
 def test_a_model_with_an_unknown_last_step_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    loaded = forwards.load(tiny_llama(tmp_path / "m"), "float32", "cpu")
+    loaded = forwards.load(Model(tiny_llama(tmp_path / "m")), "float32", "cpu")
     forward = type(loaded).forward
 
     def doubled(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -95,7 +95,7 @@ def test_a_model_with_an_unknown_last_step_is_refused(tmp_path: Path, monkeypatc
 
 
 def test_distributions_of_tokens_are_those_of_the_logits(tmp_path: Path) -> None:
-    policy, reference = (forwards.load(tiny_llama(tmp_path / str(seed), seed=seed), "float64", "cpu") for seed in (0, 1))
+    policy, reference = (forwards.load(Model(tiny_llama(tmp_path / str(seed), seed=seed)), "float64", "cpu") for seed in (0, 1))
     laid = batches.layout(np.arange(3, 24), np.asarray([0, 9]), np.asarray([4, 2]), np.asarray([5, 10]), "cpu")
     wanted = frozenset({"token_kl", "log_sum_sq"})
     theirs_RH = forwards.hidden(reference, laid)[laid.at_R]

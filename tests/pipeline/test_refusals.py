@@ -103,6 +103,24 @@ PLANNED: dict[str, Row] = {
     "unknown reference": Row(
         "round-01/pairs: judged: no node 'judgd'; did you mean 'judged'?", ("round.pairs.judged=judgd",), built=1
     ),
+    "a reward model where a policy is read": Row(
+        "round-01/candidates: model: 'policy' makes reward, but policy or endpoint is read here; "
+        "write `as: policy` in start.policy if it is one, or name another node",
+        ("start.policy.as=reward",),
+    ),
+    "a policy where a reward model is read": Row(
+        "round-01/judged: judge.model: 'policy' makes policy, but reward is read here; "
+        "write `as: reward` in start.policy if it is one, or name another node",
+        command=f"{RUN} --set 'round.judged.judge={{kind: reward_model, model: policy}}'", mends=None,
+    ),
+    "an endpoint where weights are needed": Row(
+        "round-01/scored: model: 'teacher' makes endpoint, but policy is read here; name another node",
+        ("start.teacher={stage: adopt, endpoint: t}", "round.scored={stage: logprobs, model: teacher, rows: candidates}"),
+    ),
+    "unknown kind of model": Row(
+        "start/policy: as: input should be 'policy', 'reward', 'value', 'preference' or 'ranker', not 'oracle'",
+        command=f"{RUN} --set start.policy.as=oracle", mends=None,
+    ),
     "unknown time": Row(
         "round-01/pairs: judged: 'judged@last': no time 'last'; known: all, prev, prev2, start", ("round.pairs.judged=judged@last",),
     ),
@@ -268,6 +286,16 @@ FOUND: dict[str, Row] = {
         "start/policy: {here}/model: has no weights in safetensors, and pickled weights are not read; "
         "save the model again with `save_pretrained`",
         breaks=remove("model/model.safetensors"), mends=text("model/model.safetensors"),
+    ),
+    "a reward model adopted as a policy": Row(
+        "start/policy: {here}/model/config.json: says LlamaForSequenceClassification with 1 label, so this is no policy; "
+        "write `as: reward` or `as: value` if that is what it is, or adopt another model",
+        breaks=text("model/config.json", '{"architectures": ["LlamaForSequenceClassification"], "id2label": {"0": "LABEL_0"}}'),
+        mends=text("model/config.json", "{}"),
+    ),
+    "a config.json that is cut short": Row(
+        "/start/policy: {here}/model/config.json: is not JSON \\(.*\\); fetch the model again/",
+        breaks=text("model/config.json", '{"architectures": ["Llama'), mends=text("model/config.json", "{}"),
     ),
     "model folder that is gone again": Row(
         "round-01/candidates: runs/tiny/start/policy: the model folder {here}/model that it adopted is gone; put it back, or adopt another",

@@ -85,7 +85,7 @@ def entries(round: int) -> list[dict]:
         "candidates": {"responses": 100 * round, "mean_length": 12.3},
         "judged": {"mean_score": 0.5},
         "pairs": {"rows": 18},
-        "model": {"loss_first": 2.0, "loss_last": 0.6931},
+        "policy": {"loss_first": 2.0, "loss_last": 0.6931},
         "report": {
             "accuracy": 0.5,
             "accuracy_low": 0.4,
@@ -202,7 +202,7 @@ def test_the_reference_page_lists_every_setting():
     for folder in plugin.FOLDERS:
         for kind in plugin.names(folder):
             assert f"### {kind}\n" in page
-            for field in plugin.load(folder, kind).Config.model_fields:
+            for field in plugin.fields(plugin.load(folder, kind).Config):
                 assert f"| `{field}` |" in page, f"{folder}/{kind}.{field}"
     assert page == reference_markdown() and "\n\n\n" not in page
 

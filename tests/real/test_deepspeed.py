@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 
-from models import canary, forward
+from models import Model, canary, forward
 from pipeline import plugin
 from pipeline.errors import Refusal
 from pipeline.executors.inline import InlinePool
@@ -66,7 +66,7 @@ def test_every_zero_stage_trains_as_one_process_does(tmp_path: Path, model: Path
         assert (ours[name] - theirs[name]).abs().max().item() < 1e-4, name
     stored = canary.read(made.out)
     assert stored is not None
-    assert canary.difference(stored[1], canary.measure(forward.load(made.out, "float32", "cpu"), stored[0])) < 1e-4
+    assert canary.difference(stored[1], canary.measure(forward.load(Model(made.out), "float32", "cpu"), stored[0])) < 1e-4
 
 
 @pytest.mark.parametrize(("stage", "objective"), [(2, "kto"), (3, {"kind": "sparsepo", "masks": "independent"})])

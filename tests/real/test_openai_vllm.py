@@ -1,7 +1,6 @@
 """`vllm serve` on loopback: the engine contract over HTTP, and 500 requests through an endpoint that fails all the time."""
 
 import contextlib
-import json
 import os
 import re
 import signal
@@ -17,6 +16,7 @@ import torch
 from transformers import AutoTokenizer
 
 from engines import RequestRefused, openai
+from models import Endpoint
 from models.chat import PromptTooLong, fingerprint, render
 from pipeline import rows
 from pipeline.errors import Refusal
@@ -80,13 +80,6 @@ def _healthy(port: int) -> bool:
         return False
 
 
-def _adopted(folder: Path, tokenizer: Path | None, name: str = NAME) -> Path:
-    folder.mkdir(exist_ok=True)
-    record = {"from": "endpoint", "name": name, "path": str(tokenizer) if tokenizer else None, "files": {}}
-    (folder / "adopted.json").write_text(json.dumps(record))
-    return folder
-
-
 @pytest.fixture(autouse=True)
 def _key(monkeypatch):
     monkeypatch.setenv("TEACHER_KEY", KEY)
@@ -94,7 +87,7 @@ def _key(monkeypatch):
 
 @pytest.fixture
 def engine(served, folder, tmp_path, _key):
-    with openai.open(openai.Config(base_url=served, **QUICK), _adopted(tmp_path / "teacher", folder), seed=0) as opened:
+    with openai.open(openai.Config(base_url=served, **QUICK), Endpoint(NAME, folder), seed=0) as opened:
         yield opened
 
 
@@ -137,7 +130,7 @@ def test_common_beginnings_are_cached(engine):
 
 def test_without_the_tokenizer_texts_and_options_are_the_same(served, engine, folder, tmp_path):
     """The endpoint tokenises by itself then; no ids are known, and a prompt without room is refused in its words."""
-    with openai.open(openai.Config(base_url=served, **QUICK), _adopted(tmp_path / "bare", None), seed=0) as bare:
+    with openai.open(openai.Config(base_url=served, **QUICK), Endpoint(NAME, None), seed=0) as bare:
         assert bare.tokenizer is None
         requests = [ask(f"letters {i}", n=2, max_new_tokens=9, seed=i) for i in range(5)] + [ask("pick", options=("yes", "no, never"))]
         for one, other in zip(engine.complete(requests), bare.complete(requests), strict=True):
@@ -154,7 +147,7 @@ def test_without_the_tokenizer_texts_and_options_are_the_same(served, engine, fo
 def test_options_of_one_token_agree_with_the_exact_ones(served, engine, tmp_path):
     """What any endpoint shows of its likeliest tokens, against vLLM's log-probability of the same option."""
     plain = openai.Config(base_url=served, **{**QUICK, "extensions": "none"})
-    with openai.open(plain, _adopted(tmp_path / "bare", None), seed=0) as opened:
+    with openai.open(plain, Endpoint(NAME, None), seed=0) as opened:
         with pytest.raises(RequestRefused, match="of the probability is outside them"):
             opened.complete([ask("pick", options=tuple("abcdefghijklmnopqrstuvwxyz"))])
         (top,) = engine.complete([ask("pick", n=1, temperature=0.0, max_new_tokens=1)])
@@ -166,15 +159,15 @@ def test_options_of_one_token_agree_with_the_exact_ones(served, engine, tmp_path
 def test_what_it_does_not_serve_and_wrong_keys_are_refused(served, folder, tmp_path, monkeypatch):
     config = openai.Config(base_url=served, **QUICK)
     told = pytest.raises(Refusal, match=f"serves {NAME}, not 'gpt'; adopt the name")
-    with told, openai.open(config, _adopted(tmp_path / "a", None, "gpt"), seed=0):
+    with told, openai.open(config, Endpoint("gpt", None), seed=0):
         raise AssertionError("opened")
-    other = _adopted(tmp_path / "b", tiny_llama(tmp_path / "other", bpe=True))
+    other = Endpoint(NAME, tiny_llama(tmp_path / "other", bpe=True))
     told = pytest.raises(RequestRefused, match="its token ids of the prompt differ from those of the adopted tokenizer")
     with openai.open(config, other, seed=0) as opened, told:
         opened.complete([ask("sort these")])
     monkeypatch.setenv("TEACHER_KEY", "sk-wrong")
     told = pytest.raises(Refusal, match=r"refused: 401, .*; check the key in \$TEACHER_KEY")
-    with told, openai.open(config, _adopted(tmp_path / "c", None), seed=0):
+    with told, openai.open(config, Endpoint(NAME, None), seed=0):
         raise AssertionError("opened")
 
 

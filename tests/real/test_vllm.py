@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM
 
 from engines import vllm
 from engines.vllm import process, reaper
-from models import canary
+from models import Model, canary
 from pipeline.errors import Refusal
 from tests.support import engine_contract as contract
 from tests.support.engine_contract import ask
@@ -43,7 +43,7 @@ def folder(tmp_path_factory) -> Path:
 def engine(folder):
     before = dict(os.environ)
     began = time.perf_counter()
-    with vllm.open(CONFIG, folder, seed=0) as opened:
+    with vllm.open(CONFIG, Model(folder), seed=0) as opened:
         print(f"\nfirst engine ready after {time.perf_counter() - began:.1f} s")
         yield opened
     assert dict(os.environ) == before, "the environment is given back as it was"
@@ -112,7 +112,7 @@ def test_reload_weights_of_tied_embeddings_is_what_the_canary_is_for(tmp_path):
     """`reload_weights` keeps the old output layer when it is tied to the embeddings. If this fails, vLLM has mended it."""
     folder = _with_canary(tiny_llama(tmp_path / "tied", tied=True, seed=1))
     other = _with_canary(tiny_llama(tmp_path / "next", tied=True, seed=2))
-    with vllm.open(CONFIG, folder, seed=0) as opened:
+    with vllm.open(CONFIG, Model(folder), seed=0) as opened:
         llm = opened._held[0]
         llm.collective_rpc("reload_weights", kwargs={"weights_path": str(other)})
         sequences, stored = canary.read(other)  # type: ignore[misc]
@@ -128,12 +128,13 @@ def test_memory_comes_back(tmp_path):
     code = (
         "import sys, pathlib\n"
         "from engines import vllm; from engines.vllm import reaper\n"
+        "from models import Model\n"
         "from tests.support.engine_contract import ask\n"
         "def rss(): return int(open('/proc/self/statm').read().split()[1]) // 256\n"
         "if __name__ == '__main__':\n"
         f"    config = vllm.Config(device='{DEVICE}', dtype='float32', kv_cache_gib=1, own_process=False)\n"
         "    for _ in range(2):\n"
-        "        with vllm.open(config, pathlib.Path(sys.argv[1]), seed=0) as engine:\n"
+        "        with vllm.open(config, Model(pathlib.Path(sys.argv[1])), seed=0) as engine:\n"
         "            engine.complete([ask('a', max_new_tokens=1)])\n"
         "            opened = rss()\n"
         "        print(opened, rss())\n"
@@ -158,10 +159,11 @@ def test_a_killed_owner_leaves_no_engine_behind(tmp_path):
     script.write_text(
         "import pathlib, sys, time\n"
         "from engines import vllm\n"
+        "from models import Model\n"
         "from tests.support.engine_contract import ask\n"
         "if __name__ == '__main__':\n"
         f"    config = vllm.Config(device='{DEVICE}', dtype='float32', kv_cache_gib=0.25, own_process=True, threads=1)\n"
-        "    with vllm.open(config, pathlib.Path(sys.argv[1]), seed=0) as engine:\n"
+        "    with vllm.open(config, Model(pathlib.Path(sys.argv[1])), seed=0) as engine:\n"
         "        engine.complete([ask('a', max_new_tokens=1)])\n"
         "        print('open', flush=True)\n"
         "        time.sleep(600)\n"

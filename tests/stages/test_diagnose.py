@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from metrics import alarms, diversity, judge_statistics, lc_win_rate
-from models import chat, forward
+from models import Model, chat, forward
 from pipeline import artifact, rows
 from pipeline.errors import Refusal
 from stages import diagnose
@@ -186,7 +186,7 @@ def models(tmp_path_factory):
 
 def plain(model_folder: Path, prompt: list[int], response: list[int]):
     """Log-probabilities, entropies and the mean last state of one response, by the model's own forward without any batch."""
-    model = forward.read(model_folder, "float32")
+    model = forward.read(Model(model_folder), "float32")
     ids = torch.tensor([[*prompt, *response]])
     with torch.no_grad():
         found = model(input_ids=ids, output_hidden_states=True)

@@ -7,7 +7,7 @@ import pytest
 from pydantic import ValidationError
 
 from engines import transformers as engine
-from models import canary
+from models import Model, canary
 from models.chat import fingerprint, load_tokenizer
 from pipeline.artifact import Artifact, digest_of
 from pipeline.errors import Refusal
@@ -94,12 +94,12 @@ def test_every_weight_is_extrapolated_and_the_folder_is_a_model(tmp_path: Path, 
     assert fingerprint(load_tokenizer(made.path)) == fingerprint(load_tokenizer(models["a"].path))
     # The engine checks the canary, which is that of the merged weights.
     assert canary.read(made.path) is not None
-    with engine.open(engine.Config(threads=1), made.path, seed=0) as opened:
+    with engine.open(engine.Config(threads=1), Model(made.path), seed=0) as opened:
         assert opened.tokenizer
     with pytest.raises(canary.WrongWeights):
         (models["b"].path / "canary.json").write_bytes((made.path / "canary.json").read_bytes())
         try:
-            with engine.open(engine.Config(threads=1), models["b"].path, seed=0):
+            with engine.open(engine.Config(threads=1), Model(models["b"].path), seed=0):
                 pass
         finally:
             (models["b"].path / "canary.json").unlink()
@@ -120,7 +120,7 @@ def test_tied_weights_are_merged_once(tmp_path: Path, models: dict[str, Artifact
     made = built(tmp_path / "policy", models["tied_a"], models["tied_b"], alpha=1.0)
     assert "lm_head.weight" not in weights(made.path)
     assert made.manifest.facts["tensors"] == len(weights(models["a"].path)) - 1
-    with engine.open(engine.Config(threads=1), made.path, seed=0) as opened:
+    with engine.open(engine.Config(threads=1), Model(made.path), seed=0) as opened:
         table = opened._model.get_input_embeddings().weight
         assert opened._model.get_output_embeddings().weight.data_ptr() == table.data_ptr()
 

@@ -8,7 +8,7 @@ import torch
 from blake3 import blake3
 
 import objectives
-from models import chat, score
+from models import Model, chat, score
 from models import forward as forwards
 from pipeline import plugin, rows
 from training import batches, data, loop, state
@@ -52,7 +52,7 @@ def group_row(i: int) -> dict[str, Any]:
 def _logprobs(folder: Path, model: Path, table: Any, kind: str) -> Path:
     """The artifact of `table`'s log-probabilities under `model`."""
     folder.mkdir()
-    with forwards.opened(model, "float32", "cpu") as opened:
+    with forwards.opened(Model(model), "float32", "cpu") as opened:
         scored, _ = score.score(opened, chat.load_tokenizer(model), table, kind, None, 300)
     rows.write(folder, "logprobs", [scored])
     return folder
@@ -80,7 +80,7 @@ def job(
         rows=folder / "rows",
         table=table,
         reference=_logprobs(folder / "reference", model, made, kind) if "reference" in needs else None,
-        model=model,
+        model=Model(model),
         out=folder / "out",
         work=folder / "work",
         objective=choice,
@@ -88,7 +88,7 @@ def job(
         seed=7,
         history=tuple(_logprobs(folder / f"history-{i}", each, made, kind) for i, each in enumerate(past)) if "history" in needs else (),
         extra=tuple(extras),
-        reference_model=model if needs & {"token_kl", "masks"} else None,
+        reference_model=Model(model) if needs & {"token_kl", "masks"} else None,
     )
 
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import trainers.torch as torch_trainer
-from models import canary, chat, forward
+from models import Model, canary, chat, forward
 from models import tokens as token_tables
 from pipeline import rows
 from pipeline.errors import Refusal
@@ -221,9 +221,9 @@ def test_training_learns_and_leaves_a_model_that_reproduces_its_canary(tmp_path:
     assert chat.fingerprint(chat.load_tokenizer(out)) == chat.fingerprint(chat.load_tokenizer(model))
     stored = canary.read(out)
     assert stored is not None and len(stored[0]) == 8
-    loaded = forward.load(out, "float32", "cpu")
+    loaded = forward.load(Model(out), "float32", "cpu")
     assert canary.difference(stored[1], canary.measure(loaded, stored[0])) < 1e-4
-    assert canary.difference(stored[1], canary.measure(forward.load(model, "float32", "cpu"), stored[0])) > 0.05
+    assert canary.difference(stored[1], canary.measure(forward.load(Model(model), "float32", "cpu"), stored[0])) > 0.05
     assert facts["responses"] == 40 and facts["grad_norm_max"] >= facts["grad_norm_last"] > 0
 
 
@@ -249,7 +249,7 @@ def test_vectors_are_not_decayed() -> None:
 
 def test_bfloat16_keeps_what_is_too_small_for_it(tmp_path: Path, model: Path) -> None:
     made = pairs_job(tmp_path, model, {"kind": "dpo", "reference_free": True}, learning_rate=1e-6, num_train_epochs=5)
-    loaded = forward.load(model, "bfloat16", "cpu")
+    loaded = forward.load(Model(model), "bfloat16", "cpu")
     worker = workers.Single(Policy(loaded, made, None), made, "cpu")
     training = state.begin(made, data.read(made), worker, 10_000, None)
     before = [master.clone() for master in worker._masters]

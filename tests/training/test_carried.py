@@ -138,7 +138,7 @@ def test_an_extra_response_is_found_by_row_or_prompt(tmp_path: Path, model: Path
         ("inpo", "history: objective 'inpo' needs log-probabilities under one or more earlier policies; add a node {stage: logprobs"),
         ("selm", "extra: objective 'selm' needs a further response beside each row; add a node {stage: generate"),
         ("selm", "extra_reference: objective 'selm' needs the reference's log-probabilities of its extra responses"),
-        ("sparsepo", "reference_model: objective 'sparsepo' needs the reference model itself; name a node of models"),
+        ("sparsepo", "reference_model: objective 'sparsepo' needs the reference model itself; name a policy"),
         ("srpo", "needs 4 further responses beside each row"),
     ],
 )

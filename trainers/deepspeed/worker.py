@@ -190,7 +190,7 @@ class Rank:
         if device != "cpu":
             torch.cuda.empty_cache()
         if self.rank == 0:
-            model_folder.write(model, job.model, job.out, device, state)
+            model_folder.write(model, job.model.folder, job.out, device, state)
         torch.distributed.barrier()
 
 

@@ -29,7 +29,7 @@ def train(config: Config, job: Job, report: Callable[[int, int], None]) -> Facts
     worker = Single(Policy(model, job, reference_of(job, config.dtype, config.device)), job, config.device)
     training = training_state.begin(job, examples, worker, config.tokens_per_device, begun)
     loop.run(training, config, maker, report)
-    model_folder.write(model, job.model, job.out, config.device)
+    model_folder.write(model, job.model.folder, job.out, config.device)
     training_state.leave(training)
     if job.keep_optimizer:
         worker.leave_optimizer(job.out)
