@@ -163,7 +163,7 @@ def _step(
         identity=identity,
         key=hash_of(identity),
         seed=int(hash_of([recipe.seed, folder, name])[:15], 16),
-        makes=module.MAKES,
+        makes=module.makes(config) if hasattr(module, "makes") else module.MAKES,
         uses=uses,
         keep=bool(keep),
     )

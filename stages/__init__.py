@@ -12,6 +12,7 @@ reads is there as `field.its_field`. A field marked `Gate()` decides whether the
 Work on rows goes through `tools.map`, whose function gets a shard of the table and returns rows and facts: shards are durable,
 and neither their size nor their order may show in the result. Randomness comes of `tools.seed` and ids alone. Optional:
 
+    makes(config) -> str                                        what it makes, where its settings say (instead of `MAKES`)
     uses(config) -> "engine" | "forward" | "trainer" | None     the hardware it needs; None if it is not there
     reads(config) -> dict[str, Reads]                           fields that, with these settings, take fewer kinds of nodes
     estimate(config, inputs, round) -> {"rows": ..., "tokens": ...}     from the rows of its inputs; None where nobody knows

@@ -66,7 +66,7 @@ def _plugin(folder: str, kind: str) -> str:
     module = plugin.load(folder, kind)
     facts = [f"version {module.VERSION}"]
     if folder == "stages":
-        facts.append(f"makes {module.MAKES}")
+        facts.append(f"makes {module.MAKES}{', or what its settings say' if hasattr(module, 'makes') else ''}")
     if folder == "objectives":
         facts.append(f"needs {', '.join(sorted(module.NEEDS)) or 'rows alone'}; one loss a {module.UNIT}")
     if folder == "judges" and module.USES:
