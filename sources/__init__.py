@@ -1,4 +1,4 @@
-"""Sources are where prompts (and demonstrations) come from. Each file beside this one is one source.
+"""Sources are where prompts, demonstrations and rows that somebody already has come from. Each file beside this one is one source.
 
 A source module has `VERSION`, `Config` and
 
@@ -6,7 +6,10 @@ A source module has `VERSION`, `Config` and
 
 lazily, in a fixed order. What is malformed is a Refusal that says where (file and line, or column). It may have
 
-    origin(config) -> dict[str, object]      # which bytes were read, such as a digest or a commit; kept as a fact
+    rows(config) -> Iterator[tuple[str, dict]]     # the same rows whole, each with where it stands; what `take` reads
+    FOR_RECORDS: frozenset[str]                    # settings that only `read` looks at
+    origin(config) -> dict[str, object]            # which bytes were read, such as a digest or a commit; kept as a fact
+    count(config) -> int | None                    # rows, as far as can be told before reading
 """
 
 from dataclasses import dataclass, field

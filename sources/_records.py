@@ -3,14 +3,13 @@
 Knows nothing of files; the caller says where the row stands, so that a refusal can say it too.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, cast
 
+from models.messages import prompt_of, shown
 from pipeline.errors import Refusal
 from pipeline.plugin import Settings, unknown
-from sources import Message, Record
-
-ROLES = ("system", "user", "assistant", "tool")
+from sources import Record
 
 
 class Fields(Settings):
@@ -33,12 +32,15 @@ class Fields(Settings):
         return list(dict.fromkeys(name for name in (self.column, self.answer, self.response, *self.keep) if name))
 
 
+FOR_RECORDS = frozenset(Fields.model_fields)
+
+
 def record(fields: Fields, row: Mapping[str, Any], where: str) -> Record:
     """The Record of one row. Raises Refusal, beginning with `where`, if a field is missing or of the wrong shape."""
     for name in fields.columns:
         if name not in row:
             raise Refusal(f"{where}: {unknown('field', name, list(row))}; name the source's fields as the file has them")
-    prompt = _messages(row[fields.column], f"{where}: field '{fields.column}'")
+    prompt = prompt_of(row[fields.column], f"{where}: field '{fields.column}'")
     response: str | None = None
     if fields.response is not None:
         response = _response(row[fields.response], f"{where}: field '{fields.response}'")
@@ -55,33 +57,9 @@ def record(fields: Fields, row: Mapping[str, Any], where: str) -> Record:
     return Record(prompt, meta, response)
 
 
-def _messages(value: Any, where: str) -> tuple[Message, ...]:
-    if isinstance(value, str):
-        if not value.strip():
-            raise Refusal(f"{where}: the prompt is empty; remove the row")
-        return ({"role": "user", "content": value},)
-    if not isinstance(value, Sequence) or not value:
-        raise Refusal(f"{where}: a prompt is a text or a list of {{role, content}}, not {_short(value)}; name another field")
-    messages: list[Message] = []
-    for item in cast(Sequence[Any], value):
-        body = cast(dict[str, Any], item) if isinstance(item, dict) else {}
-        role, content = body.get("role"), body.get("content")
-        if role not in ROLES or not isinstance(content, str):
-            raise Refusal(f"{where}: a message is {{role: {' | '.join(ROLES)}, content: text}}, not {_short(item)}; mend the row")
-        messages.append({"role": role, "content": content})
-    if messages[-1]["role"] == "assistant":
-        raise Refusal(f"{where}: the prompt ends with an assistant message, so there is nothing to answer; cut it off")
-    return tuple(messages)
-
-
 def _response(value: Any, where: str) -> str:
     if isinstance(value, list) and value and isinstance(value[-1], dict) and value[-1].get("role") == "assistant":  # pyright: ignore
         value = cast(dict[str, Any], value[-1]).get("content")
     if not isinstance(value, str):
-        raise Refusal(f"{where}: a response is a text, not {_short(value)}; name another field, or mend the row")
+        raise Refusal(f"{where}: a response is a text, not {shown(value)}; name another field, or mend the row")
     return value
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."

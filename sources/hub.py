@@ -1,4 +1,4 @@
-"""Prompts from a dataset of the Hugging Face hub (huggingface.co/docs/datasets), at one commit.
+"""Rows of a dataset of the Hugging Face hub (huggingface.co/docs/datasets), at one commit.
 
 A recipe that is to read the same rows next year pins `revision`; without it, the newest commit is read and
 kept as a fact. Code from the hub is never run.
@@ -14,6 +14,7 @@ from pydantic import Field
 from pipeline.errors import Refusal
 from pipeline.plugin import unknown
 from sources import Record
+from sources._records import FOR_RECORDS as FOR_RECORDS
 from sources._records import Fields, record
 
 VERSION = 1
@@ -32,21 +33,34 @@ class Config(Fields):
 
 def read(config: Config, seed: int) -> Iterator[Record]:
     """The records of one split, in its order; downloaded to the hub's cache on first use."""
-    rows = _load(config)
-    names: list[str] = list(rows.column_names)
-    where = f"{config.dataset} ({config.split})"
+    found = _load(config)
+    names: list[str] = list(found.column_names)
     for name in config.columns:
         if name not in names:
-            raise Refusal(f"{where}: {unknown('column', name, names)}; name the source's fields as the dataset has them")
-    if not len(rows):
-        raise Refusal(f"{where}: holds no rows; name another split")
-    for at, row in enumerate(rows.select_columns(config.columns)):
-        yield record(config, row, f"{where}, row {at}")
+            raise Refusal(f"{_where(config)}: {unknown('column', name, names)}; name the source's fields as the dataset has them")
+    for where, row in _rows(config, found.select_columns(config.columns)):
+        yield record(config, row, where)
+
+
+def rows(config: Config) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The rows of one split with all their columns, in its order, each with its number."""
+    return _rows(config, _load(config))
 
 
 def origin(config: Config) -> dict[str, object]:
     """Which commit was read."""
     return {"dataset": config.dataset, "revision": _revision(config)}
+
+
+def _rows(config: Config, found: Any) -> Iterator[tuple[str, dict[str, Any]]]:
+    if not len(found):
+        raise Refusal(f"{_where(config)}: holds no rows; name another split")
+    for at, row in enumerate(found):
+        yield f"{_where(config)}, row {at}", row
+
+
+def _where(config: Config) -> str:
+    return f"{config.dataset} ({config.split})"
 
 
 @cache

@@ -1,12 +1,14 @@
-"""Prompts from a JSON Lines file: one object a line, UTF-8 (jsonlines.org). Blank lines are passed over."""
+"""Rows of a JSON Lines file: one object a line, UTF-8 (jsonlines.org). Blank lines are passed over."""
 
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from pipeline.artifact import digest_of
 from pipeline.errors import Refusal
 from sources import Record
+from sources._records import FOR_RECORDS as FOR_RECORDS
 from sources._records import Fields, record
 
 VERSION = 1
@@ -19,16 +21,21 @@ class Config(Fields):
 
 def read(config: Config, seed: int) -> Iterator[Record]:
     """The records of the file, in its order. A malformed line is a Refusal with its number."""
-    rows = 0
+    return (record(config, row, where) for where, row in rows(config))
+
+
+def rows(config: Config) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The objects of the file as they are, each with its line."""
+    count = 0
     try:
         with config.path.open("rb") as file:
             for at, line in enumerate(file, start=1):
                 if line.strip():
-                    rows += 1
-                    yield record(config, _parse(line, where := f"{config.path}:{at}"), where)
+                    count += 1
+                    yield (where := f"{config.path}:{at}"), _parse(line, where)
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError) as error:
         raise Refusal(f"{config.path}: {(error.strerror or 'cannot be read').lower()}; name a JSON Lines file that can be read") from None
-    if not rows:
+    if not count:
         raise Refusal(f"{config.path}: holds no rows; put one JSON object on each line")
 
 
@@ -37,7 +44,7 @@ def origin(config: Config) -> dict[str, object]:
     return {"path": str(config.path), "blake3": digest_of(config.path)}
 
 
-def _parse(line: bytes, where: str) -> dict[str, object]:
+def _parse(line: bytes, where: str) -> dict[str, Any]:
     try:
         row = json.loads(line.decode("utf-8"))
     except UnicodeDecodeError as error:

@@ -112,5 +112,5 @@ def _kept(part: pa.Table, drawn: set[str] | None, seen: set[str], counts: dict[s
 def _weighted(part: pa.Table, weight: float) -> pa.Table:
     if weight == 1.0:
         return part
-    column: Any = pc.multiply(part["weight"], weight)
+    column: Any = pc.multiply(pc.fill_null(part["weight"], 1.0), weight)  # a null weighs 1, in training too
     return part.set_column(part.schema.get_field_index("weight"), "weight", column)

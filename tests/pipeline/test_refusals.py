@@ -88,6 +88,94 @@ SFT = (
     "start.taught={stage: train, model: blank, rows: held, objective: {kind: sft}, learning_rate: 0.01, batch_size: 2, max_length: 32}",
 )
 
+
+def given(says: str, bad: str, good: str, table: str = "pairs", more: str = "") -> Row:
+    """A row of somebody's own that cannot be taken in, after a good one, and the good one again."""
+    return Row(
+        says,
+        base=("rounds=0", f"start.given={{stage: take, table: {table}, source: {{kind: jsonl, path: given.jsonl}}{more}}}"),
+        breaks=text("given.jsonl", f"{good}\n{bad}\n"),
+        mends=text("given.jsonl", f"{good}\n"),
+    )
+
+
+OR = ", or leave such rows out (`malformed: drop`)"
+PAIR = '{"prompt": "q", "chosen": "a", "rejected": "b"}'
+GROUP = '{"prompt": "q", "responses": ["a", "b"], "scores": [1, null]}'
+OWN_PAIR = (
+    '{"id": "x", "prompt": [{"role": "user", "content": "q"}], "chosen": [{"role": "assistant", "content": "a"}], '
+    '"rejected": [{"role": "assistant", "content": "b"}], "chosen_win_rate": 0.75}'
+)
+OWN_GROUP = (
+    '{"id": "x", "prompt": [{"role": "user", "content": "q"}], "responses": [{"text": "a"}, {"text": "b"}], "scores": [1.0, 0.0], '
+    '"wins": [[0.5, 1.0], [0.0, 0.5]]}'
+)
+
+TAKEN: dict[str, Row] = {
+    "take: no chosen": given(
+        f"start/given: given.jsonl:2: no column 'chosen'; did you mean 'choosen'?; name it with `columns`, or mend the row{OR}",
+        '{"prompt": "q", "choosen": "a", "rejected": "b"}', PAIR,
+    ),
+    "take: an empty text": given(
+        f"start/given: given.jsonl:2: `rejected` is empty; mend the row{OR}", PAIR.replace('"b"', '" "'), PAIR
+    ),
+    "take: an empty prompt": given(
+        f"start/given: given.jsonl:2: `prompt`: the prompt is empty; remove the row{OR}", PAIR.replace('"q"', '""'), PAIR
+    ),
+    "take: an id twice": given(
+        f"start/given: given.jsonl:2: has the id 'x' of an earlier row; give each row an id of its own{OR}",
+        PAIR.replace("{", '{"id": "x", '), PAIR.replace("{", '{"id": "x", '),
+    ),
+    "take: equal sides and nothing else": Row(
+        "start/given: no row is left of the 1 that were read (1 identical); look at the source, and at `shape`",
+        base=("rounds=0", "start.given={stage: take, table: pairs, source: {kind: jsonl, path: given.jsonl}}"),
+        breaks=text("given.jsonl", PAIR.replace('"b"', '"a"')), mends=text("given.jsonl", PAIR),
+    ),
+    "take: a group of one": given(
+        "start/given: given.jsonl:2: a judged group has two responses or more, not 1; "
+        f"add the others, or write `table: candidates`{OR}",
+        '{"prompt": "p", "responses": ["a"], "scores": [1]}', GROUP, "judged",
+    ),
+    "take: scores of another length": given(
+        f"start/given: given.jsonl:2: has 1 scores for 2 responses; give one to each, null where nobody knows{OR}",
+        '{"prompt": "p", "responses": ["a", "b"], "scores": [1]}', GROUP, "judged",
+    ),
+    "take: a score that is no number": given(
+        f"start/given: given.jsonl:2: scores[0] is nan; write null where there is no score{OR}",
+        '{"prompt": "p", "responses": ["a", "b"], "scores": [NaN, 1]}', GROUP, "judged",
+    ),
+    "take: responses that are no list": given(
+        f"start/given: given.jsonl:2: `responses` is a list, not 'a'; mend the row{OR}",
+        '{"prompt": "p", "responses": "a", "scores": [1]}', GROUP, "judged",
+    ),
+    "take: a column that the table has not": given(
+        "start/given: given.jsonl:2: no column 'chosen_win_rat'; did you mean 'chosen_win_rate'?; "
+        "name the columns as the table 'pairs' has them",
+        OWN_PAIR.replace("win_rate", "win_rat"), OWN_PAIR,
+    ),
+    "take: a win table of another size": given(
+        f"start/given: given.jsonl:2: `wins` has lines of 2, 1 and is not 2 x 2; mend the table, or write null{OR}",
+        OWN_GROUP.replace("[0.0, 0.5]]", "[0.5]]").replace('"x"', '"y"'), OWN_GROUP, "judged",
+    ),
+    "take: token ids of nobody": given(
+        f"start/given: given.jsonl:2: has token ids and no `tokenizer`, so nobody knows whose they are; name it, or leave the ids out{OR}",
+        OWN_PAIR.replace('"x", ', '"y", "chosen_token_ids": [5], '), OWN_PAIR,
+    ),
+    "take: pairs of rows that are groups": Row(
+        "start/given: given.jsonl:1: shape 'group' gives judged groups and no pairs; write `table: judged`, and add a node "
+        "{{stage: pair, judged: ..., rule: {{kind: best_vs_worst}}}}",
+        base=("rounds=0", "start.given={stage: take, table: judged, source: {kind: jsonl, path: given.jsonl}}"),
+        sets=("start.given.table=pairs",), breaks=text("given.jsonl", GROUP),
+    ),
+    "take: columns of no shape": Row(
+        "/start/given: given.jsonl:1: its columns \\(question, good, bad\\) are of no known shape: 'preference' has chosen, rejected; .*; "
+        "name `shape`, and its columns with `columns`/",
+        base=("rounds=0", "start.given={stage: take, table: pairs, source: {kind: jsonl, path: given.jsonl}}"),
+        breaks=text("given.jsonl", '{"question": "q", "good": "a", "bad": "b"}'), mends=text("given.jsonl", PAIR),
+    ),
+}  # fmt: skip
+"""What is found in rows that somebody already has."""
+
 PLANNED: dict[str, Row] = {
     "unknown stage": Row("round-01/judged: no stage 'jugde'; did you mean 'judge'?", ("round.judged.stage=jugde",)),
     "unknown stage of a package": Row(
@@ -467,9 +555,9 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
             subprocess.run(["umount", "-l", place], check=True)
 
 
-@pytest.mark.parametrize("name", [*PLANNED, *FOUND])
+@pytest.mark.parametrize("name", [*PLANNED, *FOUND, *TAKEN])
 def test_bad_input_is_one_sentence_and_nothing_is_lost(name, here, capfd):
-    row = {**PLANNED, **FOUND}[name]
+    row = {**PLANNED, **FOUND, **TAKEN}[name]
     if row.built is not None:
         write(here / "tiny.yaml", RECIPE, *row.base, f"rounds={row.built}")
         assert cli.call(shlex.split(RUN)) == 0
