@@ -189,6 +189,16 @@ def test_nothing_is_sampled_otherwise_than_asked(model, request_: Request, said)
         assert engine.complete([ask("q", temperature=1.0)])
 
 
+def test_what_is_begun_needs_an_endpoint_that_takes_token_ids(model):
+    with FaultyServer() as server, opened(server, model) as engine:
+        said = (
+            "^request 1: its response begins with 2 token ids, and the OpenAI API takes none; use an endpoint with `extensions: vllm` that"
+        )
+        with pytest.raises(RequestRefused, match=said) as refused:
+            engine.complete([ask("q"), ask("r", begun=(4, 5))])
+        assert refused.value.index == 1 and not server.attempts, "before anything is asked"
+
+
 def _shows(probabilities: dict[str, float]):
     from math import log
 
