@@ -13,6 +13,23 @@ a geometric mixture of two models also has
     open_mixture(config, model: Model, other: Model, weight: float, *, seed: int) -> ContextManager[Engine]
 
 whose log-probabilities are the mixture's.
+
+A response may be begun (`Request.begun`, token ids of this engine's tokenizer). The law, for every engine and every
+prefix `begun` of what it says greedily, as far as its arithmetic allows:
+
+    greedy(prompt) == begun + greedy(prompt, begun=begun)        in token ids, log-probabilities and text
+
+- What comes back is the continuation alone. `max_new_tokens` counts its tokens; the context has to hold `begun` too.
+  Options are scored after `begun`.
+- Texts join: `models.chat.begun_text(tokenizer, begun) + response.text` is the text of the whole. A character of which
+  `begun` holds only some bytes belongs to the continuation.
+- A stop string ends the response where it is completed by a new token, also if it began in `begun` (the text of the
+  continuation is then empty). Those that lie wholly in `begun` are passed over, so that a search may go on after them.
+- `begun` that ends with an end-of-turn token is a whole response: what comes back is empty, and "stop". An end of turn
+  before its last token, or one followed by options, an id outside the vocabulary, and any `begun` where the engine's
+  `tokenizer` is None raise RequestRefused.
+- Where random numbers have an address (transformers, canned), the law holds for seeded sampling too, for the sample of
+  the same number. vLLM's random stream starts anew with every request: there, a continuation is another draw.
 """
 
 from collections.abc import Sequence
@@ -39,11 +56,13 @@ class Request:
     stop: tuple[str, ...] = ()
     options: tuple[str, ...] = ()
     """If given, nothing is sampled: the log-probability of each of these continuations is returned."""
+    begun: tuple[int, ...] = ()
+    """Token ids that the response begins with: the engine goes on after them in the assistant's turn, see below."""
 
 
 @dataclass(frozen=True)
 class Response:
-    """One sampled continuation. `token_ids` are the sampled ones, the end-of-turn token included when it was sampled.
+    """One sampled continuation. `token_ids` are the sampled ones, the end-of-turn token included when it was sampled; not `begun`.
 
     An engine whose `tokenizer` is None knows no token ids: `token_ids` and `logprobs` are empty.
     """
@@ -62,6 +81,7 @@ class Completion:
     """The answer to one Request."""
 
     prompt_token_ids: tuple[int, ...]
+    """Without `begun`."""
     responses: tuple[Response, ...]
     option_logprobs: tuple[float, ...] = ()
     """Summed over the tokens of each option, in the order asked."""
@@ -80,7 +100,7 @@ class Completion:
 
 
 class RequestRefused(Refusal):
-    """An endpoint will not, or does not, answer one request; `index` is its place among those asked."""
+    """An engine cannot, or an endpoint does not, answer one request; `index` is its place among those asked."""
 
     index: int = -1
     final: bool = False

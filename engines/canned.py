@@ -1,7 +1,7 @@
 """A scripted engine: answers come from a list, or are made up from the seed; no model is loaded.
 
 For trying out recipes and for tests of everything around generation. Token ids are the UTF-8 bytes of the text, and
-256 ends a turn. A run made with it can never pass as real: SCRIPTED marks its keys.
+256 ends a turn; `begun` skips as much of the script, whatever it says. A run made with it can never pass as real: SCRIPTED marks its keys.
 """
 
 from collections.abc import Generator, Sequence
@@ -10,13 +10,14 @@ from math import exp, log
 
 from pydantic import Field
 
-from engines import Completion, Request, Response
+from engines import Completion, Request, Response, _begun
 from engines.transformers.draws import mix
 from models import Endpoint, Model
+from models.chat import first_stop
 from pipeline.placement import Placement
 from pipeline.plugin import Settings
 
-VERSION = 1
+VERSION = 2
 SCRIPTED = True
 ENDPOINTS = True
 END = 256
@@ -43,28 +44,36 @@ class Canned:
         self._made_up = tuple(_sentence(mix(i, 1), config.max_words) for i in range(4096))
 
     def complete(self, requests: Sequence[Request]) -> list[Completion]:
-        return [self._one(request) for request in requests]
+        over = _begun.over(requests, (END,), END + 1)
+        return [self._one(request, done) for request, done in zip(requests, over, strict=True)]
 
-    def _one(self, request: Request) -> Completion:
+    def _one(self, request: Request, over: bool) -> Completion:
         prompt_ids = tuple("\n".join(f"{m['role']}: {m['content']}" for m in request.messages).encode())
         if request.options:
             return Completion(prompt_ids, (), option_logprobs=_preferences(request))
-        return Completion(prompt_ids, tuple(self._response(request, sample) for sample in range(request.n)))
+        return Completion(prompt_ids, tuple(_begun.ENDED if over else self._response(request, sample) for sample in range(request.n)))
 
     def _response(self, request: Request, sample: int) -> Response:
+        ids = (*self._script(request, sample).encode(), END)[len(request.begun) :] or (END,)
+        reason = "stop" if len(ids) <= request.max_new_tokens else "length"
+        ids = ids[: request.max_new_tokens]
+        head = bytes(request.begun)
+        said = head + bytes(id for id in ids if id != END)
+        stops, cut = [end.encode() for end in request.stop], None
+        for end in range(len(head) + 1, len(said) + 1) if stops else ():
+            cut = first_stop(said[:end], stops, head)
+            if cut is not None:  # a real engine stops with the token that completes it
+                ids, reason = ids[: end - len(head)], "stop"
+                break
+        text = said[:cut].decode(errors="ignore")[len(head.decode(errors="ignore")) :]
+        return Response(text, ids, (-1.0,) * len(ids), reason)
+
+    def _script(self, request: Request, sample: int) -> str:
         pick = mix(request.seed, 0 if request.temperature == 0 else sample)
         script = self._config.responses
-        if script:
-            text = script[pick % len(script)].replace("{sample}", str(sample)).replace("{prompt}", request.messages[-1]["content"])
-        else:
-            text = self._made_up[pick % 4096]
-        for end in request.stop:
-            text = text.partition(end)[0]
-        ids = (*text.encode(), END)
-        if len(ids) > request.max_new_tokens:
-            ids = ids[: request.max_new_tokens]
-            return Response(bytes(ids).decode(errors="ignore"), ids, (-1.0,) * len(ids), "length")
-        return Response(text, ids, (-1.0,) * len(ids), "stop")
+        if not script:
+            return self._made_up[pick % 4096]
+        return script[pick % len(script)].replace("{sample}", str(sample)).replace("{prompt}", request.messages[-1]["content"])
 
 
 def _sentence(state: int, max_words: int) -> str:

@@ -6,8 +6,9 @@ same ids. Knows tokenizers; knows no model and no engine.
 
 import json
 from collections.abc import Iterable, Sequence
+from os.path import commonprefix
 from pathlib import Path
-from typing import Any
+from typing import Any, AnyStr
 
 from blake3 import blake3
 
@@ -18,14 +19,15 @@ from pipeline.errors import Refusal
 class PromptTooLong(Refusal):
     """A prompt fills the context, so that nothing can be generated after it."""
 
-    def __init__(self, index: int, tokens: int, limit: int) -> None:
-        super().__init__(index, tokens, limit)
-        self.index, self.tokens, self.limit = index, tokens, limit
+    def __init__(self, index: int, tokens: int, limit: int, begun: int = 0) -> None:
+        super().__init__(index, tokens, limit, begun)
+        self.index, self.tokens, self.limit, self.begun = index, tokens, limit, begun
 
     def __str__(self) -> str:
+        what = f"its prompt and the {self.begun} tokens that its response begins with have" if self.begun else "its prompt has"
         return (
-            f"request {self.index}: its prompt has {self.tokens} tokens and the context holds {self.limit}, which leaves no room "
-            "for a response; shorten the prompt, or use a model with a longer context"
+            f"request {self.index}: {what} {self.tokens} tokens and the context holds {self.limit}, which leaves no room "
+            f"for {'more' if self.begun else 'a response'}; shorten the prompt, or use a model with a longer context"
         )
 
 
@@ -85,11 +87,14 @@ def _one_bos(ids: list[int], bos: int | None) -> list[int]:
     return ids[start:]
 
 
-def check_room(prompts: Iterable[Sequence[int]], limit: int) -> None:
-    """Raises PromptTooLong for the first prompt that leaves no room for a token in a context of `limit`."""
+def check_room(prompts: Iterable[Sequence[int]], limit: int, begun: Sequence[Sequence[int]] = ()) -> None:
+    """Raises PromptTooLong for the first prompt that leaves no room for a token in a context of `limit`.
+
+    `begun` are the last ids of each prompt, which its response begins with.
+    """
     for index, ids in enumerate(prompts):
         if len(ids) >= limit:
-            raise PromptTooLong(index, len(ids), limit)
+            raise PromptTooLong(index, len(ids), limit, len(begun[index]) if begun else 0)
 
 
 def text_ids(tokenizer: Any, text: str) -> list[int]:
@@ -143,17 +148,40 @@ def stop_ids(folder: Path, tokenizer: Any) -> tuple[int, ...]:
     return tuple(sorted(found))
 
 
-def texts(tokenizer: Any, token_ids: Sequence[Sequence[int]], stops: Sequence[tuple[str, ...]]) -> list[str]:
-    """The text of each response without control tokens, cut before the first of its stop strings."""
+def texts(
+    tokenizer: Any, token_ids: Sequence[Sequence[int]], stops: Sequence[tuple[str, ...]], begun: Sequence[Sequence[int]] | None = None
+) -> list[str]:
+    """The text of each response without control tokens, cut before the first of its stop strings.
+
+    With `begun`, ids that each response begins with: what follows their `begun_text`. Both are decoded together, for a
+    tokenizer may merge bytes, or strip a space, across the border. Stop strings that lie wholly in it are passed over.
+    """
     if not token_ids:
         return []
-    decoded = tokenizer.batch_decode([list(ids) for ids in token_ids], skip_special_tokens=True, clean_up_tokenization_spaces=False)
-    return [_cut(text, stop) for text, stop in zip(decoded, stops, strict=True)]
+    befores = [tuple(ids) for ids in begun] if begun is not None else [()] * len(token_ids)
+    heads = {ids: begun_text(tokenizer, ids) for ids in set(befores)}
+    decoded = _decode_all(tokenizer, [[*before, *ids] for before, ids in zip(befores, token_ids, strict=True)])
+    found: list[str] = []
+    for text, before, stop in zip(decoded, befores, stops, strict=True):
+        head, cut = heads[before], first_stop(text, stop, heads[before])
+        # A byte-fallback decoder takes back what it has said when bytes that are no character follow.
+        found.append(text[len(commonprefix([text, head])) : cut])
+    return found
 
 
-def _cut(text: str, stop: tuple[str, ...]) -> str:
-    found = [at for at in (text.find(end) for end in stop) if at >= 0]
-    return text[: min(found)] if found else text
+def begun_text(tokenizer: Any, ids: Sequence[int]) -> str:
+    """The text of ids that a response begins with, without a last character of which they hold only some bytes."""
+    return _decode_all(tokenizer, [list(ids)])[0].rstrip("\ufffd") if ids else ""
+
+
+def first_stop(text: AnyStr, stop: Sequence[AnyStr], head: AnyStr) -> int | None:
+    """Where in `text`, which begins with `head`, the first stop string begins that does not lie wholly in `head`."""
+    start = max((head.rfind(end) + len(end) for end in stop if end in head), default=0)
+    return min((at for end in stop if (at := text.find(end, start)) >= 0), default=None)
+
+
+def _decode_all(tokenizer: Any, token_ids: list[list[int]]) -> list[str]:
+    return tokenizer.batch_decode(token_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
 
 def fingerprint(tokenizer: Any) -> str:

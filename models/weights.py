@@ -83,6 +83,11 @@ def check_device(device: str) -> None:
         raise Refusal(f"device '{device}': torch {torch.__version__} sees no GPU here; say `cpu` in the profile, or install torch for CUDA")
 
 
+def vocabulary_of(config: Any) -> int:
+    """Token ids that a model has logits for; those of its tokenizer may be fewer."""
+    return int(config.get_text_config().vocab_size)
+
+
 def context_of(config: Any) -> int:
     """Tokens that a model was made for; without a statement in its config there is no limit."""
     return getattr(config.get_text_config(), "max_position_embeddings", None) or 1 << 30

@@ -1,4 +1,4 @@
-"""CPO, Constrained Preference Optimization: arXiv:2605.20834; released code visitworld123/CPO, cpo/trainer.py.
+"""CPO, Constrained Preference Optimization: arXiv:2605.20834; released code visitworld123/CPO@6a54cfd, cpo/trainer.py.
 
 DPO asks the policy to prefer the chosen response by more than the reference does: where the reference prefers the
 rejected one, the loss can fall while the policy still prefers it too. This lifts the margin aimed at. With X, Y the mean

@@ -1,4 +1,4 @@
-"""Contrastive Preference Optimization: arXiv:2401.08417, equation 5; TRL's CPO trainer. Not constrained_po.py.
+"""Contrastive Preference Optimization: arXiv:2401.08417, equation 5; TRL 1.16.0, experimental/cpo. Not constrained_po.py.
 
 With C and R the summed log-probabilities of the chosen and the rejected response, and no reference:
 

@@ -1,4 +1,4 @@
-"""EGPO, Extragradient Preference Optimization, one half-step: arXiv:2503.08942; zhourunlong/EGPO, extragradient_trainer.py:526.
+"""EGPO, Extragradient Preference Optimization, one half-step: arXiv:2503.08942; zhourunlong/EGPO@f295bf3, extragradient_trainer.py:526.
 
 With D_q = log q(y) - log q(y') and each response's probability p of beating a sample of the opponent:
 

@@ -1,4 +1,4 @@
-"""GRPO, Group Relative Policy Optimization: arXiv:2402.03300; TRL's grpo_trainer.py. With its variants of the reduction.
+"""GRPO, Group Relative Policy Optimization: arXiv:2402.03300; TRL 1.16.0, trl/trainer/grpo_trainer.py. With its variants of the reduction.
 
 Of each prompt's K responses with scores r, the advantage A = (r - mean r) / (std r + 1e-4), std with K - 1; per token, with
 rho = pi / pi_old, pi_old the policy that made the responses, and k3 = pi_ref/pi - log(pi_ref/pi) - 1:

@@ -1,4 +1,4 @@
-"""INPO, Iterative Nash Policy Optimization: arXiv:2407.00617, equation 8; code of yale-nlp/COMAL, losses.py `nash_loss`.
+"""INPO, Iterative Nash Policy Optimization: arXiv:2407.00617, equation 8; code of yale-nlp/COMAL@30e9446, losses.py `nash_loss`.
 
 With D_q = log q(chosen) - log q(rejected), summed over response tokens, the reference, and pi_t that made the data:
 

@@ -1,4 +1,4 @@
-"""KTO, Kahneman-Tversky Optimization: arXiv:2402.01306; TRL's kto_trainer.py; HALOs' KTOTrainer.
+"""KTO, Kahneman-Tversky Optimization: arXiv:2402.01306; TRL 1.16.0, kto_trainer.py; ContextualAI/HALOs@4831988.
 
 Single responses, good or bad, with their summed log-ratio r against the reference, and a baseline z: the mean over the
 whole step of the log-ratios of mismatched responses, at least 0, without gradient:

@@ -1,4 +1,4 @@
-"""MNPO, Multiplayer Nash Preference Optimization: arXiv:2509.23102; code smiles724/MNPO, mnpo_scripts/mnpo_trainer.py:45-87.
+"""MNPO, Multiplayer Nash Preference Optimization: arXiv:2509.23102; smiles724/MNPO@b8317e9, mnpo_scripts/mnpo_trainer.py:45-87.
 
 With D_q = log q(chosen) - log q(rejected), the reference, and the latest T earlier policies pi_j as opponents:
 

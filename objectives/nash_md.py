@@ -1,4 +1,6 @@
-"""Nash-MD with a policy gradient: arXiv:2312.00886; TRL's experimental/nash_md/nash_md_trainer.py:367-385.
+"""Nash-MD with a policy gradient: arXiv:2312.00886; huggingface/trl@f2cd577.
+
+There it is trl/experimental/nash_md/nash_md_trainer.py:367-385 (1.10.0.dev0; TRL 1.16.0 has it no more).
 
 For a response y of the policy, the probability p that it beats a sample of the mixture of policy and reference, and
 the tokens' log-ratios a_t = log pi/pi_ref, without gradient:

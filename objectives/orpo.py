@@ -1,4 +1,4 @@
-"""ORPO, Odds Ratio Preference Optimization: arXiv:2403.07691, equations 6 and 7; TRL's ORPO trainer.
+"""ORPO, Odds Ratio Preference Optimization: arXiv:2403.07691, equations 6 and 7; TRL 1.16.0, experimental/orpo.
 
 With a_w, a_l the mean log-probabilities of the tokens of the chosen and the rejected response, no reference, and
 odds(a) = exp(a) / (1 - exp(a)):

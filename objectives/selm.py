@@ -1,4 +1,4 @@
-"""SELM, Self-Exploring Language Models: arXiv:2405.19332; code shenao-zhang/SELM, scripts/selm_trainer.py:393-405.
+"""SELM, Self-Exploring Language Models: arXiv:2405.19332; code shenao-zhang/SELM@0ba546a, scripts/selm_trainer.py:393-405.
 
 DPO, and optimism about a third response g, the greedy sample of the policy that made the data, whichever way it was judged:
 

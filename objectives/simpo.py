@@ -1,4 +1,4 @@
-"""SimPO, Simple Preference Optimization: arXiv:2405.14734, equation 6; princeton-nlp/SimPO; TRL's CPO trainer with `simpo`.
+"""SimPO, Simple Preference Optimization: arXiv:2405.14734, equation 6; princeton-nlp/SimPO@1b3e8f3; TRL 1.16.0's CPO trainer, `simpo`.
 
 With a_w, a_l the mean log-probabilities of the tokens of the chosen and the rejected response, and no reference:
 

@@ -1,4 +1,4 @@
-"""SLiC-HF, Sequence Likelihood Calibration: arXiv:2305.10425, equation 3; HALOs' SLiCTrainer.
+"""SLiC-HF, Sequence Likelihood Calibration: arXiv:2305.10425, equation 3; ContextualAI/HALOs@4831988.
 
 With C and R the log-probabilities of the chosen and the rejected response, summed over tokens, and no reference:
 

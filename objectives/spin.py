@@ -1,4 +1,4 @@
-"""SPIN, Self-Play Fine-Tuning: arXiv:2401.01335, equation 4.7; released code uclaml/SPIN, spin/alignment/trainer.py.
+"""SPIN, Self-Play Fine-Tuning: arXiv:2401.01335, equation 4.7; released code uclaml/SPIN@a12ba80, spin/alignment/trainer.py.
 
 The chosen response is a demonstration, the rejected one the previous policy's own sample, and the reference that
 previous policy, the opponent. With d the margin as in dpo.py:

@@ -1,4 +1,4 @@
-"""SPPO, Self-Play Preference Optimization: arXiv:2405.00675; released code uclaml/SPPO, sppo/trainer.py:876-883.
+"""SPPO, Self-Play Preference Optimization: arXiv:2405.00675; released code uclaml/SPPO@5e61c4e, sppo/trainer.py:876-883.
 
 With w, l the summed log-ratios of the chosen and the rejected response against the policy that made them,
 eta = 1/beta, and win rates p against samples of that policy:

@@ -1,4 +1,6 @@
-"""XPO, Exploratory Preference Optimization: arXiv:2405.21046; TRL's experimental/xpo/xpo_trainer.py:305-343.
+"""XPO, Exploratory Preference Optimization: arXiv:2405.21046; huggingface/trl@f2cd577.
+
+There it is trl/experimental/xpo/xpo_trainer.py:305-343 (1.10.0.dev0; TRL 1.16.0 has it no more).
 
 A pair of a sample of the policy and one of the reference, ordered by a judge, and optimism about the reference's sample r,
 whichever way it was judged:

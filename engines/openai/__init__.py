@@ -1,7 +1,8 @@
 """Text generation by any endpoint that speaks the OpenAI chat API (platform.openai.com/docs/api-reference/chat), over HTTP.
 
 The recipe says what answers (`adopt` with `endpoint: <model name>`), the profile where it is. Keys come from the
-environment alone. Token ids and options of several tokens need vLLM's extensions (tested with `vllm serve` 0.32).
+environment alone. Token ids, options of several tokens and responses that are begun (`Request.begun`) need vLLM's
+extensions (tested with `vllm serve` 0.32).
 How requests are retried is `http.py`'s business, how they are spelled `spelling.py`'s.
 """
 
@@ -80,9 +81,9 @@ def open(config: Config, model: Model | Endpoint, *, seed: int) -> Generator[Ope
             "give this node a model that was adopted with `endpoint: <model name>`, or another engine in the profile's overrides"
         )
     try:
-        import httpx  # noqa: F401
+        import httpx2  # noqa: F401
     except ModuleNotFoundError:
-        raise Refusal("engine openai: the package httpx is not installed; pip install 'rematch[http]'") from None
+        raise Refusal("engine openai: the package httpx2 is not installed; pip install 'rematch[http]'") from None
     engine = OpenAI(config, model, seed)
     try:
         engine.start()

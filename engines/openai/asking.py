@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Callable, Sequence
 
-from engines import Completion, Request, RequestRefused
+from engines import Completion, Request, RequestRefused, _begun
 from engines.openai import options
 from engines.openai.http import Client
 from engines.openai.spelling import Spelling
@@ -15,11 +15,11 @@ async def answer_all(
     spelling: Spelling, client: Client, requests: Sequence[Request], answered: Callable[[int, Completion], None]
 ) -> list[Completion]:
     """The answers in the order of the requests; `answered` hears of each as it arrives."""
-    prompts = spelling.room(requests)
+    prompts, over = spelling.room(requests)
     twins: dict[str, int] = {}
     jobs: list[tuple[int, Request, tuple[int, ...] | None, int]] = []
     for index, (request, prompt) in enumerate(zip(requests, prompts, strict=True)):
-        same = hash_of([list(request.messages), request.seed, request.n, list(request.options)])
+        same = hash_of([list(request.messages), request.seed, request.n, list(request.options), list(request.begun)])
         jobs.append((index, request, prompt, twins.get(same, 0)))
         twins[same] = twins.get(same, 0) + 1
     made: list[Completion | None] = [None] * len(requests)
@@ -30,7 +30,10 @@ async def answer_all(
     async def work() -> None:
         for index, request, prompt, twin in left:
             try:
-                made[index] = done = await _answer(spelling, client, request, prompt, twin)
+                if over[index]:
+                    made[index] = done = Completion(prompt or (), (_begun.ENDED,) * request.n)
+                else:
+                    made[index] = done = await _answer(spelling, client, request, prompt, twin)
                 answered(index, done)
             except RequestRefused as error:
                 error.index = index

@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any, TypeVar
 
-import httpx
+import httpx2
 
 from engines import RequestRefused
 from engines.openai.config import Config
@@ -31,7 +31,7 @@ SHOWN = 300
 """Characters of a server's message that are shown."""
 
 
-class _Bearer(httpx.Auth):
+class _Bearer(httpx2.Auth):
     """Holds the key, puts it on the wire, and strikes it from texts; its representation says nothing."""
 
     def __init__(self, key: str) -> None:
@@ -40,7 +40,7 @@ class _Bearer(httpx.Auth):
     def strike(self, text: str) -> str:
         return text.replace(self._key, "[key]")
 
-    def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
+    def auth_flow(self, request: httpx2.Request) -> Generator[httpx2.Request, httpx2.Response, None]:
         request.headers["Authorization"] = f"Bearer {self._key}"
         yield request
 
@@ -57,10 +57,10 @@ class Client:
         self.stopping = asyncio.Event()
         """Set once a request has failed for good: what waits for another attempt gives up, what is in flight is awaited."""
         self.attempts = self.retries = 0
-        self._http = httpx.AsyncClient(
+        self._http = httpx2.AsyncClient(
             auth=self._auth,
-            timeout=httpx.Timeout(config.read_timeout_s, connect=config.connect_timeout_s, pool=None),
-            limits=httpx.Limits(max_connections=config.max_concurrency, max_keepalive_connections=config.max_concurrency),
+            timeout=httpx2.Timeout(config.read_timeout_s, connect=config.connect_timeout_s, pool=None),
+            limits=httpx2.Limits(max_connections=config.max_concurrency, max_keepalive_connections=config.max_concurrency),
             follow_redirects=False,  # a redirect would carry the key elsewhere
             trust_env=not config.is_loopback,  # a proxy from the environment is for the world outside
         )
@@ -101,7 +101,7 @@ class Client:
                 response = await self._http.request(method, url, json=body, headers={"Idempotency-Key": mark, "X-Request-Id": mark})
         except TimeoutError:
             return False, f"no whole answer within {self._config.total_timeout_s:g} s", 0.0
-        except httpx.RequestError as error:
+        except httpx2.RequestError as error:
             return False, self.clean(f"{type(error).__name__} {error}"), 0.0
         if response.status_code == 200:
             try:
@@ -136,7 +136,7 @@ class Client:
         bound = min(self._config.max_backoff_s, self._config.backoff_s * 2.0 ** min(tried - 1, 60))
         return random.Random(f"{self._seed}/{mark}/{tried}").uniform(0, bound)
 
-    def _message(self, response: httpx.Response) -> str:
+    def _message(self, response: httpx2.Response) -> str:
         text = response.text
         try:
             said: Any = json.loads(text)
@@ -161,7 +161,7 @@ class Client:
         return "change the request or the endpoint, and run again"
 
 
-def retry_after(headers: httpx.Headers) -> float:
+def retry_after(headers: httpx2.Headers) -> float:
     """Seconds of a Retry-After header, given in seconds or as a date; 0 if there is none or it cannot be read."""
     value = headers.get("retry-after", "").strip()
     try:

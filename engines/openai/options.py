@@ -21,7 +21,8 @@ async def of_any_length(spelling: Spelling, client: Client, request: Request, pr
         prompt = await _ids(spelling, client, chat)
     options = [await _option_ids(spelling, client, option) if option else () for option in request.options]
     asked = [ids for ids in options if ids]
-    longest = len(prompt) + max(map(len, asked), default=0)
+    head = (*prompt, *request.begun)
+    longest = len(head) + max(map(len, asked), default=0)
     if spelling.context is not None and longest >= spelling.context:  # vLLM samples one token more
         raise RequestRefused(
             f"{spelling.base}: prompt and option have {longest} tokens, and the context holds {spelling.context} and one must be free; "
@@ -29,12 +30,12 @@ async def of_any_length(spelling: Spelling, client: Client, request: Request, pr
         )
     sums: list[float] = []
     if asked:
-        sequences, start = [[*prompt, *ids] for ids in asked], len(prompt)
+        sequences, start = [[*head, *ids] for ids in asked], len(head)
         body = {"model": spelling.name, "prompt": sequences, "max_tokens": 1, "temperature": 0.0, "prompt_logprobs": 0}
         sums = await client.ask("POST", f"{spelling.base}/completions", body, lambda content: _sums(content, sequences, start))
     left = iter(sums)
     scores = tuple(next(left) if ids else 0.0 for ids in options)
-    return Completion(prompt if spelling.tokenizer is not None else (), (), scores, counted=(len(prompt), 0))
+    return Completion(prompt if spelling.tokenizer is not None else (), (), scores, counted=(len(head), 0))
 
 
 def _sums(content: bytes, sequences: list[list[int]], start: int) -> list[float]:
@@ -66,7 +67,7 @@ async def _ids(spelling: Spelling, client: Client, body: dict[str, Any]) -> tupl
 
 async def of_one_token(spelling: Spelling, client: Client, request: Request, prompt: tuple[int, ...] | None) -> Completion:
     """By the log-probabilities of the likeliest first tokens, which is all that the OpenAI API gives."""
-    body = spelling.body(Request(request.messages, seed=request.seed, max_new_tokens=1), 0, 1)
+    body = spelling.body(Request(request.messages, seed=request.seed, max_new_tokens=1), 0, 1, None)
     body |= {"logprobs": True, "top_logprobs": TOP}
     answer = await client.ask("POST", f"{spelling.base}/chat/completions", body, Chat.model_validate_json)
     tokens = answer.choices[0].logprobs and answer.choices[0].logprobs.content

@@ -45,6 +45,42 @@ class Chat(BaseModel):
     prompt_token_ids: tuple[int, ...] | None = None
 
 
+class TextLogprobs(BaseModel):
+    token_logprobs: tuple[FiniteFloat, ...]
+
+
+class Text(BaseModel):
+    index: int
+    text: str
+    finish_reason: str
+    logprobs: TextLogprobs
+    token_ids: tuple[int, ...]
+    prompt_token_ids: tuple[int, ...]
+
+
+class Texts(BaseModel):
+    """Of vLLM's answer to /completions with token ids, what is read."""
+
+    choices: tuple[Text, ...] = Field(min_length=1)
+    usage: Usage | None = None
+
+
+def chat_of_texts(content: bytes) -> Chat:
+    """An answer to /completions in the shape of one to /chat/completions."""
+    made = Texts.model_validate_json(content)
+    choices = tuple(
+        Choice(
+            index=choice.index,
+            message=Message(content=choice.text),
+            finish_reason=choice.finish_reason,
+            logprobs=Logprobs(content=tuple(Token(token="", logprob=value) for value in choice.logprobs.token_logprobs)),
+            token_ids=choice.token_ids,
+        )
+        for choice in made.choices
+    )
+    return Chat(choices=choices, usage=made.usage, prompt_token_ids=made.choices[0].prompt_token_ids)
+
+
 class Scored(BaseModel):
     index: int
     prompt_logprobs: tuple[dict[int, dict[str, Any]] | None, ...]

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from engines import Completion, Request, Response
+from engines import Completion, Request, Response, _begun
 from models import Model
 from pipeline.errors import Refusal
 from pipeline.placement import Placement
@@ -44,11 +44,12 @@ class Transformers:
     """An open engine over one loaded model, or over a mixture that is called like one."""
 
     def __init__(self, config: Config, folder: Path, model: Any, tokenizer: Any, context: int) -> None:
-        from models import chat
+        from models import chat, weights
 
         self._config, self._model, self._tokenizer = config, model, tokenizer
         self._stop_ids = chat.stop_ids(folder, tokenizer)
         self._context = config.max_model_len or context
+        self._vocabulary = weights.vocabulary_of(model.config)
         self.tokenizer = chat.fingerprint(tokenizer)
 
     def complete(self, requests: Sequence[Request]) -> list[Completion]:
@@ -57,36 +58,36 @@ class Transformers:
         from models import chat
 
         prompts = [tuple(ids) for ids in chat.render_all(self._tokenizer, [request.messages for request in requests])]
-        chat.check_room(prompts, self._context)
+        over = _begun.over(requests, self._stop_ids, self._vocabulary)
+        heads = [prompt + request.begun for prompt, request in zip(prompts, requests, strict=True)]
+        begun = [request.begun for request in requests]
+        chat.check_room([() if done else head for head, done in zip(heads, over, strict=True)], self._context, begun)
         with torch.inference_mode():
-            responses = self._sample(requests, prompts)
-            scores = self._score(requests, prompts)
+            responses = self._sample(requests, heads, over)
+            scores = self._score(requests, heads)
         return [Completion(*answer) for answer in zip(prompts, responses, scores, strict=True)]
 
-    def _sample(self, requests: Sequence[Request], prompts: Sequence[tuple[int, ...]]) -> list[tuple[Response, ...]]:
+    def _sample(self, requests: Sequence[Request], prompts: Sequence[tuple[int, ...]], over: Sequence[bool]) -> list[tuple[Response, ...]]:
         from engines.transformers import decoding
         from models import chat
 
         rows: list[decoding.Row] = []
         for index, (request, prompt) in enumerate(zip(requests, prompts, strict=True)):
             room = min(request.max_new_tokens, self._context - len(prompt))
-            rows += [decoding.Row(index, sample, prompt, room) for sample in range(0 if request.options else request.n)]
+            count = 0 if request.options or over[index] else request.n
+            rows += [decoding.Row(index, sample, prompt, room) for sample in range(count)]
+        stopped = partial(_begun.stopped, self._tokenizer)
         drawn: dict[tuple[int, int], decoding.Drawn] = {}
         for batch in decoding.batches(rows, self._config.tokens_per_batch):
-            for row, one in zip(batch, decoding.draw(self._model, batch, requests, self._stop_ids, self._stopped), strict=True):
+            for row, one in zip(batch, decoding.draw(self._model, batch, requests, self._stop_ids, stopped), strict=True):
                 drawn[row.request, row.sample] = one
         made = [drawn[row.request, row.sample] for row in rows]
-        texts = chat.texts(self._tokenizer, [one.token_ids for one in made], [requests[row.request].stop for row in rows])
-        answers: list[list[Response]] = [[] for _ in requests]
+        asked = [requests[row.request] for row in rows]
+        texts = chat.texts(self._tokenizer, [one.token_ids for one in made], [each.stop for each in asked], [each.begun for each in asked])
+        answers = [[_begun.ENDED] * request.n if done else [] for request, done in zip(requests, over, strict=True)]
         for row, one, text in zip(rows, made, texts, strict=True):
             answers[row.request].append(Response(text, tuple(one.token_ids), tuple(one.logprobs), one.finish_reason))
         return [tuple(responses) for responses in answers]
-
-    def _stopped(self, token_ids: list[int], stop: tuple[str, ...]) -> bool:
-        """Whether a stop string has just been completed; only the last tokens that could spell one are looked at."""
-        tail = token_ids[-(max(len(end) for end in stop) + 8) :]
-        text = self._tokenizer.decode(tail, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        return any(end in text for end in stop)
 
     def _score(self, requests: Sequence[Request], prompts: Sequence[tuple[int, ...]]) -> list[tuple[float, ...]]:
         from engines.transformers import decoding

@@ -24,6 +24,7 @@ class Row:
     request: int
     sample: int
     prompt: tuple[int, ...]
+    """All that stands before it, what its response begins with included."""
     room: int
     """Most tokens it may get."""
 
@@ -50,8 +51,8 @@ def batches(rows: Sequence[Row], tokens_per_batch: int) -> Iterator[list[Row]]:
         yield batch
 
 
-Stopped = Callable[[list[int], tuple[str, ...]], bool]
-"""Whether these sampled ids have just completed one of these stop strings."""
+Stopped = Callable[[Request, list[int]], bool]
+"""Whether these sampled ids have just completed one of the request's stop strings."""
 
 
 def draw(model: Any, batch: Sequence[Row], requests: Sequence[Request], stop_ids: Sequence[int], stopped: Stopped) -> list[Drawn]:
@@ -68,16 +69,17 @@ def draw(model: Any, batch: Sequence[Row], requests: Sequence[Request], stop_ids
     stops = torch.tensor(stop_ids, device=device)
     live = np.arange(len(batch))
     streams = np.array([stream(request.seed, row.sample) for row, request in zip(batch, asked, strict=True)], dtype=np.uint64)
+    position_of = np.array([len(request.begun) for request in asked], dtype=np.uint64)  # numbers go by the place in the response
     drawn = [Drawn([], []) for _ in batch]
     step = 0
     while True:
-        token_R = pick(logits_RV, settings, torch.from_numpy(uniforms(streams[live], step)).to(device))
+        token_R = pick(logits_RV, settings, torch.from_numpy(uniforms(streams[live], position_of[live] + np.uint64(step))).to(device))
         logprob_R = torch.log_softmax(logits_RV.float(), dim=-1).gather(1, token_R[:, None])[:, 0]
         ended = torch.isin(token_R, stops).tolist()
         for i, (at, token, logprob) in enumerate(zip(live.tolist(), token_R.tolist(), logprob_R.tolist(), strict=True)):
             drawn[at].token_ids.append(token)
             drawn[at].logprobs.append(logprob)
-            ended[i] = ended[i] or bool(asked[at].stop and stopped(drawn[at].token_ids, asked[at].stop))
+            ended[i] = ended[i] or stopped(asked[at], drawn[at].token_ids)
             if ended[i]:
                 drawn[at].finish_reason = "stop"
         step += 1

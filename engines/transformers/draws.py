@@ -18,11 +18,11 @@ def mix(seed: int, index: int) -> int:
     return z ^ (z >> 31)
 
 
-def uniforms(streams_R: Any, step: int) -> Any:
-    """One number in (0, 1) a row at `step`, float64; `streams_R` is a NumPy uint64 array of `stream`s."""
+def uniforms(streams_R: Any, step_R: Any) -> Any:
+    """One number in (0, 1) a row at its step, float64; NumPy uint64 arrays of `stream`s and steps."""
     import numpy as np
 
-    z = streams_R + np.uint64(((step + 1) * GOLDEN) & MASK)
+    z = streams_R + (step_R + np.uint64(1)) * np.uint64(GOLDEN)  # modulo 2^64
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     z = z ^ (z >> np.uint64(31))

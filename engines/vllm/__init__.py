@@ -1,14 +1,18 @@
 """Text generation by vLLM's offline engine (tested with 0.32): paged attention, prefix caching, `n` samples of one prefill.
 
+A seed is the random stream of one request: the continuation of a response that is begun (`Request.begun`) is another draw
+than the rest of the same response sampled whole, under the same seed. Greedily the two agree.
+
 Data parallelism is `replicas`: each worker of the executor opens an engine of its own. Prompts go in and responses
 come out as token ids. How the engine is started, stopped and kept from harm is `process.py`'s business.
 """
 
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
-from engines import Completion, Request, Response
+from engines import Completion, Request, Response, _begun
 from engines.vllm.config import Config
 from models import Model
 from pipeline.placement import Placement
@@ -35,13 +39,17 @@ class Vllm:
         if not self._held:
             self._held.append(self._load())
         prompts = [tuple(ids) for ids in chat.render_all(self._tokenizer, [request.messages for request in requests])]
-        chat.check_room(prompts, self._held[0].model_config.max_model_len)
+        config = self._held[0].model_config
+        over = _begun.over(requests, self._stop_ids, config.get_vocab_size())
+        heads = [prompt + request.begun for prompt, request in zip(prompts, requests, strict=True)]
+        begun = [request.begun for request in requests]
+        chat.check_room([() if done else head for head, done in zip(heads, over, strict=True)], config.max_model_len, begun)
         options = [[chat.text_ids(self._tokenizer, option) for option in request.options] for request in requests]
-        pairs = [(prompt, ids) for prompt, each in zip(prompts, options, strict=True) for ids in each]
-        chat.check_room((prompt + tuple(ids) for prompt, ids in pairs), self._held[0].model_config.max_model_len)  # vLLM samples one more
+        pairs = [(head, ids) for head, each in zip(heads, options, strict=True) for ids in each]
+        chat.check_room((head + tuple(ids) for head, ids in pairs), config.max_model_len)  # vLLM samples one more
         done = False
         try:
-            responses, cached = self._sample(requests, prompts)
+            responses, cached = self._sample(requests, heads, over)
             sums = iter(self._score(pairs))
             done = True
         finally:
@@ -50,21 +58,30 @@ class Vllm:
         scores = [tuple(next(sums) for _ in each) for each in options]
         return [Completion(*answer) for answer in zip(prompts, responses, scores, cached, strict=True)]
 
-    def _sample(self, requests: Sequence[Request], prompts: Sequence[tuple[int, ...]]) -> tuple[list[tuple[Response, ...]], list[int]]:
+    def _sample(
+        self, requests: Sequence[Request], prompts: Sequence[tuple[int, ...]], over: Sequence[bool]
+    ) -> tuple[list[tuple[Response, ...]], list[int]]:
         from vllm import TokensPrompt
 
         from models import chat
 
-        asked = [i for i, request in enumerate(requests) if not request.options]
+        asked = [i for i, request in enumerate(requests) if not request.options and not over[i]]
         outputs = self._held[0].generate(
             [TokensPrompt(prompt_token_ids=list(prompts[i])) for i in asked], [self._params(requests[i]) for i in asked], use_tqdm=False
         )
-        flat = [(i, sample) for i, output in zip(asked, outputs, strict=True) for sample in output.outputs]
-        texts = chat.texts(self._tokenizer, [sample.token_ids for _, sample in flat], [requests[i].stop for i, _ in flat])
-        answers: list[list[Response]] = [[] for _ in requests]
-        for (i, sample), text in zip(flat, texts, strict=True):
-            logprobs = tuple(sample.logprobs.logprobs[at] for at in sample.logprobs.start_indices)
-            answers[i].append(Response(text, tuple(sample.token_ids), logprobs, sample.finish_reason))
+        flat: list[tuple[int, Response]] = []
+        for i, output in zip(asked, outputs, strict=True):
+            for sample in output.outputs:
+                logprobs = tuple(sample.logprobs.logprobs[at] for at in sample.logprobs.start_indices)
+                whole = Response("", tuple(sample.token_ids), logprobs, sample.finish_reason)
+                flat.append((i, _begun.cut(self._tokenizer, requests[i], whole)))
+        each = [requests[i] for i, _ in flat]
+        texts = chat.texts(
+            self._tokenizer, [made.token_ids for _, made in flat], [request.stop for request in each], [request.begun for request in each]
+        )
+        answers = [[_begun.ENDED] * request.n if done else [] for request, done in zip(requests, over, strict=True)]
+        for (i, made), text in zip(flat, texts, strict=True):
+            answers[i].append(replace(made, text=text))
         cached = [0] * len(requests)
         for i, output in zip(asked, outputs, strict=True):
             cached[i] = output.num_cached_tokens or 0

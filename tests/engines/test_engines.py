@@ -7,12 +7,13 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from engines import Request, canned, transformers
 from engines.transformers.draws import mix, stream, uniforms
@@ -20,7 +21,7 @@ from engines.vllm import reaper
 from models import Model, canary
 from tests.support import engine_contract as contract
 from tests.support.engine_contract import ask
-from tests.support.models import tiny_llama
+from tests.support.models import tiny_llama, tiny_speaker
 
 KINDS = {"plain": {}, "bos-tied": {"bos": True, "tied": True}, "bpe": {"bpe": True}}
 
@@ -69,6 +70,25 @@ def test_order_stop_options_and_context(opened):
         contract.the_context_is_respected(engine, 512)
 
 
+def test_what_is_begun_is_continued(opened):
+    kind, folder, engine = opened
+    contract.what_is_begun_is_continued(engine, folder, tolerance=1e-4)
+    contract.what_is_begun_keeps_its_seed(engine, folder, tolerance=1e-4)
+    contract.options_follow_what_is_begun(engine, folder, tolerance=1e-4)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    contract.what_cannot_begin_a_response_is_refused(engine, tokenizer.eos_token_id, len(tokenizer), 512)
+    if kind == "plain":
+        contract.a_stop_text_may_begin_in_what_is_begun(engine, folder)
+
+
+def test_a_character_may_be_split_where_what_is_begun_ends(tmp_path):
+    folder = tiny_speaker(tmp_path / "model", "é東🦊!")
+    with transformers.open(transformers.Config(threads=1), folder, seed=0) as engine:
+        assert engine.complete([ask("say", temperature=0.0)])[0].responses[0].text == "é東🦊!"
+        contract.what_is_begun_is_continued(engine, folder, tolerance=1e-4)
+        contract.what_is_begun_is_continued(engine, folder, tolerance=1e-4, stop=("🦊",))
+
+
 def test_the_size_of_batches_changes_nothing(plain):
     requests = [ask("w" * (i % 9), n=2, max_new_tokens=10, top_p=0.9, seed=i) for i in range(30)]
     answers = []
@@ -96,14 +116,14 @@ def test_draws_are_uniform_and_by_address():
     import numpy as np
 
     streams = np.array([stream(seed, sample) for seed in range(500) for sample in range(4)], dtype=np.uint64)
-    drawn = np.stack([uniforms(streams, step) for step in range(50)])
+    drawn = np.stack([uniforms(streams, np.full(len(streams), step, dtype=np.uint64)) for step in range(50)])
     assert drawn.min() > 0 and drawn.max() < 1
     counts = np.histogram(drawn, bins=50, range=(0, 1))[0]
     expected = drawn.size / 50
     assert ((counts - expected) ** 2 / expected).sum() < 49 + 4 * 98**0.5
     assert abs(np.corrcoef(drawn[:-1].ravel(), drawn[1:].ravel())[0, 1]) < 0.01, "steps are independent"
     assert abs(np.corrcoef(drawn[:, :-4].ravel(), drawn[:, 4:].ravel())[0, 1]) < 0.01, "neighbouring seeds are independent"
-    assert uniforms(streams[7:8], 3)[0] == drawn[3, 7]
+    assert uniforms(streams[7:9], np.array([3, 5], dtype=np.uint64)).tolist() == [drawn[3, 7], drawn[5, 8]]
     assert mix(0, 0) == 0xE220A8397B1DCDAF, "splitmix64's published first output for seed 0"
 
 
@@ -168,6 +188,35 @@ def test_canned_keeps_the_contract():
         assert {(len(r.token_ids), r.finish_reason) for r in cut.responses} == {(4, "length")}
         (scored,) = engine.complete([ask("q", options=("a", "b", "c"))])
         assert sum(2.718281828459045**value for value in scored.option_logprobs) == pytest.approx(1)
+
+
+def test_canned_goes_on_with_what_is_begun():
+    """Every prefix of every sample, characters of several bytes split among them; stop strings as real engines have them."""
+    config = canned.Config(responses=("yes to {prompt}", "no {sample}", "東京 🦊\n\nnaïve\n\nend"))
+    with canned.open(config, Path("none"), seed=0) as engine:
+        for request in (ask("q", n=4, seed=3), ask("q", n=4, seed=3, max_new_tokens=9), ask("q", n=4, seed=3, stop=("\n\n", "es"))):
+            for number, whole in enumerate(engine.complete([request])[0].responses):
+                last = len(whole.token_ids) - (whole.token_ids[-1] != canned.END)
+                for k in range(last + 1):
+                    begun = whole.token_ids[:k]
+                    left = replace(request, begun=begun, max_new_tokens=request.max_new_tokens - k or 1)
+                    made = engine.complete([left])[0].responses[number]
+                    assert begun + made.token_ids == whole.token_ids and made.finish_reason == whole.finish_reason
+                    head = bytes(id for id in begun if id != canned.END).decode(errors="ignore")
+                    assert (head + made.text).startswith(whole.text)
+                    assert head + made.text == whole.text or len(head) > len(whole.text), "but for what begun holds of a stop string"
+        said = [engine.complete([ask("q", seed=seed, stop=("\n\n",))])[0].responses[0] for seed in range(20)]
+        (first,) = {response for response in said if response.text == "東京 🦊"}
+        (second,) = {
+            each
+            for seed in range(20)
+            for each in engine.complete([ask("q", seed=seed, stop=("\n\n",), begun=first.token_ids)])[0].responses
+            if each.text == "naïve"
+        }
+        assert first.token_ids[-2:] == second.token_ids[-2:] == (10, 10), "a search goes on from stop to stop"
+        (beyond,) = engine.complete([ask("q", begun=(65,) * 500)])
+        assert beyond.responses[0].token_ids == (canned.END,) and beyond.responses[0].text == ""
+        contract.what_cannot_begin_a_response_is_refused(engine, canned.END, 257)
 
 
 def test_canned_is_fast():

@@ -14,6 +14,7 @@ from engines import transformers  # noqa: E402
 from pipeline import rows  # noqa: E402
 from pipeline.errors import Refusal  # noqa: E402
 from stages import generate  # noqa: E402
+from tests.support import engine_contract as contract  # noqa: E402
 from tests.support import steps  # noqa: E402
 from tests.support.engine_contract import ask, forward  # noqa: E402
 from tests.support.models import tiny_llama  # noqa: E402
@@ -77,6 +78,12 @@ def test_batches_do_not_show_and_options_are_scored_by_the_mixture(folders):
     [scored] = answers(mixed(folders, 0.5), [ask("sort: ba", options=("a",))])
     pi, ref = (forward(folder, scored.prompt_token_ids)[-1] for folder in folders)
     assert scored.option_logprobs[0] == pytest.approx(float(torch.log_softmax((pi + ref) / 2, dim=-1)[one_id(folders[0], "a")]), abs=1e-4)
+
+
+def test_the_mixture_goes_on_with_what_is_begun(folders):
+    with mixed(folders, 0.5) as engine:
+        contract.what_is_begun_is_continued(engine, folders[0], tolerance=1e-4)
+        contract.what_is_begun_keeps_its_seed(engine, folders[0], tolerance=1e-4)
 
 
 def one_id(folder, text):

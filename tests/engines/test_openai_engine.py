@@ -5,7 +5,7 @@ import logging
 import time
 from pathlib import Path
 
-import httpx
+import httpx2
 import pytest
 
 from engines import Request, RequestRefused, openai
@@ -86,12 +86,12 @@ def test_a_server_that_asks_for_time_gets_it(model, kind):
 
 def test_retry_after_is_read_in_both_forms():
     read = http.retry_after
-    assert read(httpx.Headers({"retry-after": "7"})) == 7 and read(httpx.Headers({"retry-after": "0.5"})) == 0.5
+    assert read(httpx2.Headers({"retry-after": "7"})) == 7 and read(httpx2.Headers({"retry-after": "0.5"})) == 0.5
     sent = {"date": "Tue, 03 Nov 2026 10:00:00 GMT"}
-    assert read(httpx.Headers({**sent, "retry-after": "Tue, 03 Nov 2026 10:01:30 GMT"})) == 90, "by the server's clock"
+    assert read(httpx2.Headers({**sent, "retry-after": "Tue, 03 Nov 2026 10:01:30 GMT"})) == 90, "by the server's clock"
     for value in ("", "soon", "-3", "Tue, 03 Nov 2026 09:00:00 GMT"):
-        assert read(httpx.Headers({**sent, "retry-after": value})) == 0
-    assert read(httpx.Headers()) == 0
+        assert read(httpx2.Headers({**sent, "retry-after": value})) == 0
+    assert read(httpx2.Headers()) == 0
 
 
 def test_a_server_that_asks_for_too_much_time_ends_the_step(model):
@@ -184,6 +184,16 @@ def test_nothing_is_sampled_otherwise_than_asked(model, request_: Request, said)
         assert engine.complete([ask("q", temperature=1.0)])
 
 
+def test_what_is_begun_needs_an_endpoint_that_takes_token_ids(model):
+    with FaultyServer() as server, opened(server, model) as engine:
+        said = (
+            "^request 1: its response begins with 2 token ids, and the OpenAI API takes none; use an endpoint with `extensions: vllm` that"
+        )
+        with pytest.raises(RequestRefused, match=said) as refused:
+            engine.complete([ask("q"), ask("r", begun=(4, 5))])
+        assert refused.value.index == 1 and not server.attempts, "before anything is asked"
+
+
 def _shows(probabilities: dict[str, float]):
     from math import log
 
@@ -268,7 +278,7 @@ def test_a_key_that_is_missing_or_broken_is_refused(model, monkeypatch):
 def test_the_key_is_on_the_wire_and_nowhere_else(tmp_path, monkeypatch, caplog, capfd):
     """Everything that a run leaves or says is searched for it: files, manifests, logs of all libraries at all levels, errors, repr."""
     monkeypatch.setenv("TEACHER_KEY", KEY)
-    for name in (None, "httpx", "httpcore", "rematch", "asyncio"):
+    for name in (None, "httpx2", "httpcore2", "rematch", "asyncio"):
         caplog.set_level(logging.DEBUG, name)
 
     def echoes(body):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from engines import vllm
 from engines.vllm import process, reaper
@@ -17,7 +17,7 @@ from models import Model, canary
 from pipeline.errors import Refusal
 from tests.support import engine_contract as contract
 from tests.support.engine_contract import ask
-from tests.support.models import tiny_llama
+from tests.support.models import tiny_llama, tiny_speaker
 
 pytestmark = pytest.mark.real
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -73,6 +73,22 @@ def test_order_stop_options_and_context(engine, folder):
     contract.a_stop_text_ends_a_response(engine)
     contract.options_are_scored(engine, folder, tolerance=1e-3)
     contract.a_unicode_prompt_is_fine(engine)
+
+
+def test_what_is_begun_is_continued(engine, folder):
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    contract.what_is_begun_is_continued(engine, folder, tolerance=1e-3)
+    contract.a_stop_text_may_begin_in_what_is_begun(engine, folder)
+    contract.options_follow_what_is_begun(engine, folder, tolerance=1e-3)
+    contract.what_cannot_begin_a_response_is_refused(engine, tokenizer.eos_token_id, len(tokenizer), 512)
+
+
+def test_a_character_may_be_split_where_what_is_begun_ends(tmp_path):
+    folder = tiny_speaker(tmp_path / "model", "é東🦊!")
+    with vllm.open(CONFIG, folder, seed=0) as opened:
+        assert opened.complete([ask("say", temperature=0.0)])[0].responses[0].text == "é東🦊!"
+        contract.what_is_begun_is_continued(opened, folder, tolerance=1e-3)
+        contract.what_is_begun_is_continued(opened, folder, tolerance=1e-3, stop=("🦊",))
 
 
 def test_common_beginnings_are_cached(engine):

@@ -1,6 +1,7 @@
 """What every engine over a real model must do, as functions of an open engine: run on transformers and on vLLM alike."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +9,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from engines import Completion, Request
-from models.chat import PromptTooLong, render
+from engines import Completion, Request, RequestRefused, Response
+from models.chat import PromptTooLong, begun_text, render, text_ids
 
 
 def ask(text: str, **settings: Any) -> Request:
@@ -141,3 +142,97 @@ def the_context_is_respected(engine: Any, context: int) -> None:
 def a_unicode_prompt_is_fine(engine: Any) -> None:
     """What the vocabulary cannot spell becomes <unk> and breaks nothing; so do an empty and a blank prompt."""
     assert len(engine.complete([ask(text, max_new_tokens=2) for text in ("naïve 東京 🦊", "", "\n\n")])) == 3
+
+
+def what_is_begun_is_continued(engine: Any, folder: Path, *, tolerance: float, **settings: Any) -> None:
+    """greedy(prompt) == begun + greedy(prompt, begun) for every prefix: ids, log-probabilities, text and ending, all in one call."""
+    tokenizer, most = AutoTokenizer.from_pretrained(folder), 12
+    asked = [ask("sort: " + "hgfa" * i, temperature=0.0, max_new_tokens=most, seed=i, **settings) for i in range(3)]
+    for request, whole in zip(asked, engine.complete(asked), strict=True):
+        (wanted,) = whole.responses
+        last = len(wanted.token_ids) - (wanted.token_ids[-1] != tokenizer.eos_token_id)  # cut off, it could go on
+        cuts = [wanted.token_ids[:k] for k in range(last + 1)]
+        parts = engine.complete([replace(request, begun=begun, max_new_tokens=most - len(begun) or 1) for begun in cuts])
+        for begun, part in zip(cuts, parts, strict=True):
+            _continues(tokenizer, begun, part.responses[0], wanted, tolerance)
+            assert part.prompt_token_ids == whole.prompt_token_ids
+
+
+def _continues(tokenizer: Any, begun: tuple[int, ...], made: Response, wanted: Response, tolerance: float) -> None:
+    assert begun + made.token_ids == wanted.token_ids and made.finish_reason == wanted.finish_reason
+    assert len(made.logprobs) == len(made.token_ids)
+    assert made.logprobs == pytest.approx(wanted.logprobs[len(begun) :], abs=tolerance)
+    assert begun_text(tokenizer, begun) + made.text == wanted.text
+
+
+def what_is_begun_keeps_its_seed(engine: Any, folder: Path, *, tolerance: float) -> None:
+    """sample(prompt)[k:] == sample(prompt, begun=sample(prompt)[:k]), for the sample of the same number."""
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    request = ask("sort: dcba", n=3, temperature=0.9, top_p=0.95, max_new_tokens=12, seed=5)
+    (whole,) = engine.complete([request])
+    asked = [(number, k) for number in range(3) for k in range(0, 12, 3) if k < len(whole.responses[number].token_ids)]
+    parts = engine.complete([replace(request, begun=whole.responses[number].token_ids[:k], max_new_tokens=12 - k) for number, k in asked])
+    assert len({response.token_ids for response in whole.responses}) == 3
+    for (number, k), part in zip(asked, parts, strict=True):
+        wanted = whole.responses[number]
+        _continues(tokenizer, wanted.token_ids[:k], part.responses[number], wanted, tolerance)
+
+
+def a_stop_text_may_begin_in_what_is_begun(engine: Any, folder: Path) -> None:
+    """Of one token a character: a stop string ends a response wherever the border lies, and is passed over where it lies before it."""
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    for letters in ("dcba", "zyx", "hello", "qwerty", "a b c", "mnop"):
+        request = ask(letters, temperature=0.0, max_new_tokens=16)
+        (free,) = engine.complete([request])
+        text, ids = free.responses[0].text, free.responses[0].token_ids
+        places = [at for at in range(3, len(text) - 5) if text.count(text[at : at + 3]) == 1]
+        if len(text) == len(ids) and places:
+            break
+    else:
+        raise AssertionError("the test wants a text with a part that is not repeated")
+    at, end = places[0], text[places[0] : places[0] + 3]
+    stopping = replace(request, stop=("no such text", end))
+    (wanted,) = engine.complete([stopping])[0].responses
+    assert (wanted.text, wanted.token_ids, wanted.finish_reason) == (text[:at], ids[: at + 3], "stop")
+    made = engine.complete([replace(stopping, begun=ids[:k], max_new_tokens=16 - k) for k in range(at + 5)])
+    for k, part in enumerate(made):
+        (response,) = part.responses
+        if k < at + 3:
+            assert ids[:k] + response.token_ids == wanted.token_ids and response.finish_reason == "stop"
+            assert response.text == text[k:at] and len(response.logprobs) == len(response.token_ids)
+        else:
+            assert ids[:k] + response.token_ids == ids and response.text == text[k:], "a stop string that is over and done with"
+            assert begun_text(tokenizer, ids[:k]) == text[:k]
+
+
+def options_follow_what_is_begun(engine: Any, folder: Path, *, tolerance: float) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    begun, options = tuple(text_ids(tokenizer, "so ")), ("yes", "", "no way")
+    plain, scored = engine.complete([ask("pick", options=options), ask("pick", options=options, begun=begun)])
+    assert scored.prompt_token_ids == plain.prompt_token_ids and scored.option_logprobs != plain.option_logprobs
+    head = (*scored.prompt_token_ids, *begun)
+    for option, got in zip(options, scored.option_logprobs, strict=True):
+        ids = text_ids(tokenizer, option)
+        logps_TV = forward(folder, (*head, *ids))
+        assert got == pytest.approx(sum(float(logps_TV[len(head) - 1 + i, id]) for i, id in enumerate(ids)), abs=tolerance)
+
+
+def what_cannot_begin_a_response_is_refused(engine: Any, end: int, vocabulary: int, context: int | None = None) -> None:
+    """By its place, and the engine goes on; a response that is whole is continued by nothing."""
+    refusals = {
+        (vocabulary,): f"begins with the token id {vocabulary}, and the vocabulary has the ids 0 to {vocabulary - 1}; begin with ids of",
+        (9, -1): "begins with the token id -1, and the vocabulary has",
+        (9, end, 9): rf"begins with 3 tokens, and token 1 of them \(id {end}\) ends the turn; begin with ids of one turn",
+    }
+    for begun, said in refusals.items():
+        with pytest.raises(RequestRefused, match=f"^request 1: its response {said}") as refused:
+            engine.complete([ask("fine", max_new_tokens=1), ask("q", begun=begun)])
+        assert refused.value.index == 1
+    with pytest.raises(RequestRefused, match=f"^request 0: its options would come after token id {end}, which ends the turn"):
+        engine.complete([ask("q", options=("a",), begun=(9, end))])
+    if context is not None:
+        with pytest.raises(PromptTooLong, match=r"^request 1: its prompt and the \d+ tokens that its response begins with have") as full:
+            engine.complete([ask("fine", max_new_tokens=1), ask("q", begun=(9,) * context)])
+        assert full.value.index == 1 and full.value.limit == context < full.value.tokens
+    whole, open_ = engine.complete([ask("q", n=2, begun=(9, end)), ask("q", begun=(9,), max_new_tokens=2)])
+    assert whole.responses == (Response("", (), (), "stop"),) * 2 and open_.responses[0].token_ids

@@ -66,6 +66,25 @@ def tiny_llama(
     return folder
 
 
+def tiny_speaker(folder: Path, text: str) -> Path:
+    """Save a Llama that greedily says `text`, of which no byte may occur twice, and ends its turn; a token is a byte."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tiny_llama(folder, bpe=True, hidden_size=64, layers=1)
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    said = [SPECIALS.index("<|assistant|>"), *tokenizer(text, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
+    assert len(said) == len(set(said)) == len(text.encode()) + 2
+    with torch.no_grad():
+        model.model.layers[0].self_attn.o_proj.weight.zero_()
+        model.model.layers[0].mlp.down_proj.weight.zero_()
+        model.lm_head.weight.zero_()
+        for before, after in zip(said[:-1], said[1:], strict=True):
+            model.lm_head.weight[after] = model.model.embed_tokens.weight[before]
+    model.save_pretrained(folder)
+    return folder
+
+
 def tiny_reward(folder: Path, *, seed: int = 0, labels: int = 1, context: int = 512, pad: str = "pad") -> Path:
     """Save a Llama with a reward head, and its tokenizer, to `folder`, and return the folder.
 
