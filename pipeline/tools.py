@@ -64,12 +64,22 @@ class Tools:
     """What applies to this node, its overrides merged in."""
     pool: Pool | None = None
     report: Progress = lambda address, done, total: None
+    leans_on: dict[str, str] = field(default_factory=dict[str, str])
+    """Address -> digest of what the artifact in the making leans on: see `lean_on`."""
     _warm: dict[Hashable, Any] = field(default_factory=dict[Hashable, Any])
     _stack: ExitStack = field(default_factory=ExitStack)
 
     @property
     def log(self) -> logging.Logger:
         return logging.getLogger(f"rematch.{self.address.replace('/', '.')}")
+
+    def lean_on(self, slot: str) -> None:
+        """Say that what this step makes cannot be read without the files of its inputs in `slot`, and of what those lean on.
+
+        Such inputs are never dropped before it, go to the attic with it, and are checked whenever it is read.
+        """
+        for each in self.inputs[slot]:
+            self.leans_on.update({each.address: each.manifest.digest, **each.manifest.leans_on})
 
     def model(self, slot: str) -> Path:
         """The Hugging Face folder of the model that `slot` names."""

@@ -37,8 +37,7 @@ def estimate(config: Config, inputs: dict[str, int | None], round: int | None) -
 
 def run(config: Config, inputs: dict[str, tuple[Artifact, ...]], out: Path, tools: Tools) -> Facts:
     """Facts: rows, one for each prompt."""
-    path = inputs["rows"][0].path
-    prompts = _prompts(path, tools.address)
+    prompts = _prompts(inputs["rows"][0])
     ids = prompts["id"].to_pylist()
     if len(ids) < 2:
         raise Refusal(f"{tools.address}: {len(ids)} prompts have a response, and a mismatch takes two; give it more rows")
@@ -72,10 +71,10 @@ def _mismatched(prompts: pa.Table, donors: list[int], tools: Tools) -> Iterator[
         yield mine.set_column(mine.schema.get_field_index("responses"), "responses", responses)
 
 
-def _prompts(path: Path, address: str) -> pa.Table:
+def _prompts(source: Artifact) -> pa.Table:
     """Each prompt that has a response, once, as a row of candidates."""
-    table = tables.read(path)
-    table = _of_pairs(table) if "chosen" in table.column_names else table.select(tables.TABLES["candidates"].names)
+    table = tables.read(source.path)
+    table = _of_pairs(table) if source.manifest.makes == "pairs" else table.select(tables.TABLES["candidates"].names)
     table = table.filter(pc.greater(pc.fill_null(pc.list_value_length(table["responses"]), 0), 0)).combine_chunks()
     first = {id: at for at, id in reversed(list(enumerate(table["id"].to_pylist())))}
     return table.take(pa.array(sorted(first.values()), pa.int64())).combine_chunks()

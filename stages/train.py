@@ -8,7 +8,6 @@ that ran is the profile's.
 from pathlib import Path
 from typing import Annotated, Any
 
-import pyarrow.parquet as pq
 from pydantic import model_validator
 
 import objectives
@@ -128,12 +127,11 @@ def run(config: Config, inputs: dict[str, tuple[Artifact, ...]], out: Path, tool
     source = inputs["rows"][0].path
     if not rows.count(source):
         raise Refusal(f"{tools.address}: {source} has no rows to train on; look at the step that made it")
-    columns = pq.read_schema(rows.files(source)[0]).names
     scored = [each.path for each in inputs.get("extra_reference", ())]
     extra = [each.path for each in inputs.get("extra", ())]
     job = Job(
         rows=source,
-        table="pairs" if "chosen" in columns else "judged" if "scores" in columns else "candidates",
+        table=inputs["rows"][0].manifest.makes,
         reference=inputs["reference"][0].path if config.reference is not None else None,
         model=tools.model("model"),
         out=out,
