@@ -69,9 +69,12 @@ def _logps(path: Path | None, of: Path, what: str) -> Logps | None:
     """The log-probabilities of every row of `of`, in the order of its rows."""
     if path is None:
         return None
-    table = rows.read(path)
-    found = [lists(each) if len(each) else [] for each in lists(table["logprobs"].combine_chunks())]
-    theirs, mine = table["id"].to_pylist(), rows.read(of, ["id"])["id"].to_pylist()
+    theirs: list[str] = []
+    found: Logps = []
+    for table in rows.stream(path):  # together they may be more items than one Arrow array holds
+        theirs += table["id"].to_pylist()
+        found += [lists(each) if len(each) else [] for each in lists(table["logprobs"].combine_chunks())]
+    mine = rows.read(of, ["id"])["id"].to_pylist()
     if theirs == mine:
         return found
     place = {id: i for i, id in enumerate(theirs)}
