@@ -158,16 +158,16 @@ def _bits(array: Any) -> np.ndarray:
     if pa.types.is_struct(kind):
         return sum((_bits(each) for each in array.flatten()), np.ones(len(array), np.int64))
     if pa.types.is_list(kind) or pa.types.is_large_list(kind):
-        ends = np.concatenate([[0], np.cumsum(_lengths(pc.list_value_length(array)))])
+        ends = np.concatenate([[0], np.cumsum(_lengths("list_value_length", array))])
         items = np.concatenate([[0], np.cumsum(_bits(array.flatten()))])
         return items[ends[1:]] - items[ends[:-1]] + 33
     if pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_binary(kind):
-        return 8 * _lengths(pc.binary_length(array)) + 33
+        return 8 * _lengths("binary_length", array) + 33
     return np.full(len(array), 1 if pa.types.is_null(kind) else kind.bit_width + 1, np.int64)
 
 
-def _lengths(lengths: Any) -> np.ndarray:
-    return pc.cast(pc.fill_null(lengths, 0), pa.int64()).to_numpy(zero_copy_only=False)
+def _lengths(measure: str, array: Any) -> np.ndarray:
+    return pc.cast(pc.fill_null(pc.call_function(measure, [array]), 0), pa.int64()).to_numpy(zero_copy_only=False)
 
 
 def write(folder: Path, table: str, tables: Iterable[pa.Table]) -> int:

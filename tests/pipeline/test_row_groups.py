@@ -38,3 +38,25 @@ def test_how_rows_are_appended_changes_no_byte(tmp_path, monkeypatch, limit):
                 weight = int(rows._row_bytes(read).sum())
                 assert read.num_rows <= 16 and (read.num_rows == 1 or weight <= limit)
                 assert pa.concat_tables([read]).combine_chunks().nbytes <= weight + 64 * 8
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+def test_tables_with_other_row_groups_are_joined_row_by_row(tmp_path, monkeypatch, reverse):
+    ours = {f"p{i:02d}": ["a" * (61 * i % 400)] for i in range(40)}
+    theirs = {key: ["b" * (400 - 53 * int(key[1:]) % 400)] * 2 for key in sorted(ours, reverse=reverse)}
+
+    def report(name):
+        made = [
+            steps.table(tmp_path / f"{name}-{side}", "candidates", steps.candidates(texts)) for side, texts in enumerate((ours, theirs))
+        ]
+        settings = {"judge": {"kind": "length"}}
+        told = steps.build(tmp_path / name, "evaluate", settings, {"candidates": made[0], "against": made[1]})
+        return made, told.manifest.facts, rows.read(told.path / "judged").to_pylist()
+
+    _, facts, judged = report("whole")
+    monkeypatch.setattr(rows, "GROUP_BYTES", 1500)
+    made, uneven, again = report("uneven")
+    groups = [[each.num_rows for each in rows.stream(side.path)] for side in made]
+    assert groups[0] != groups[1] and len(groups[0]) > 5
+    assert (uneven, again) == (facts, judged)
+    assert {row["id"]: [each["text"] for each in row["responses"]] for row in again} == {key: ours[key] + theirs[key] for key in ours}
