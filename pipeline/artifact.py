@@ -11,11 +11,11 @@ import fcntl
 import json
 import os
 import shutil
-from collections.abc import Generator
+from collections.abc import Collection, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from blake3 import blake3
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -23,6 +23,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from pipeline.errors import Refusal
 
 MANIFEST = "manifest.json"
+FORMAT, UNSEALED = 2, 1
+"""Of manifests, and the one that had no seal. Another one is refused, and nothing is migrated."""
 Facts = dict[str, Any]
 
 
@@ -37,13 +39,17 @@ class Manifest(BaseModel):
     """What an artifact is: what was asked, what was read, what came out, and how it came about."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-    format: Literal[1] = 1
+    format: Literal[2] = 2
+    makes: str
+    """What it is: the name of the table that it holds, `model` or `report`."""
     key: str
     """What was asked for: a hash of `identity`."""
     identity: dict[str, Any]
     """The value that `key` hashes, kept so that a mismatch can be explained field by field."""
     inputs: dict[str, list[str]]
     """Slot -> digests that were read. If an input's digest differs now, this artifact is stale."""
+    leans_on: dict[str, str] = {}
+    """Address -> digest of other artifacts of the run without whose files this one cannot be read, nearest first; theirs are in it too."""
     digest: str
     """What came out: a hash over `files`."""
     files: tuple[FileEntry, ...]
@@ -53,12 +59,24 @@ class Manifest(BaseModel):
     """What really ran: versions, machine, seconds."""
     dropped: bool = False
     """The files were removed on purpose when nothing was left to read them; all else here is as it was."""
+    seal: str = ""
+    """A hash over every byte that stands before it in the file. The last field."""
 
 
 @dataclass(frozen=True)
 class Artifact:
     path: Path
     manifest: Manifest
+
+    @property
+    def address(self) -> str:
+        """Where it is in its run."""
+        return f"{self.path.parent.name}/{self.path.name}"
+
+    @property
+    def bases(self) -> tuple[Path, ...]:
+        """The folders of the artifacts that it leans on, nearest first."""
+        return tuple(self.path.parent.parent / address for address in self.manifest.leans_on)
 
 
 @dataclass(frozen=True)
@@ -86,15 +104,15 @@ def digest_of(path: Path) -> str:
 
 
 def read(path: Path, *, verify: bool = False) -> Artifact | None:
-    """The artifact at `path`, or None if there is none. Sizes are always checked; `verify` re-hashes every file."""
-    try:
-        manifest = Manifest.model_validate_json((path / MANIFEST).read_bytes())
-    except (FileNotFoundError, NotADirectoryError):
-        if path.exists():
-            raise CorruptArtifact(f"{path}: has no {MANIFEST}, so it is not an artifact; move it away and run again") from None
+    """The artifact at `path`, or None if there is none; CorruptArtifact if its manifest, its files or a base are not what they were.
+
+    The manifest's seal, the files' sizes and the digests of what it leans on are always checked. `verify` hashes every
+    file and the identity again; the bases' bytes are theirs to verify.
+    """
+    manifest = _manifest(path)
+    if manifest is None:
         return None
-    except ValidationError:
-        raise CorruptArtifact(f"{path / MANIFEST}: is not a whole manifest; {_way_out(path)}") from None
+    made = Artifact(path, manifest)
     for entry in () if manifest.dropped else manifest.files:
         file = path / entry.path
         size = file.stat().st_size if file.is_file() else None
@@ -104,7 +122,89 @@ def read(path: Path, *, verify: bool = False) -> Artifact | None:
             raise CorruptArtifact(f"{file}: its digest differs from its manifest's, so the bytes have changed; {_way_out(path)}")
     if verify and _digest(manifest.files) != manifest.digest:
         raise CorruptArtifact(f"{path / MANIFEST}: its files do not add up to its digest; {_way_out(path)}")
-    return Artifact(path, manifest)
+    if verify and hash_of(manifest.identity) != manifest.key:
+        raise CorruptArtifact(f"{path / MANIFEST}: its identity does not add up to its key; {_way_out(path)}")
+    if not manifest.dropped:
+        _check_bases(made)
+    return made
+
+
+def _manifest(path: Path) -> Manifest | None:
+    """The manifest of the artifact at `path`, its seal checked. Raises Refusal if it is of another format."""
+    file = path / MANIFEST
+    try:
+        data = file.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        if path.exists():
+            raise CorruptArtifact(f"{path}: has no {MANIFEST}, so it is not an artifact; move it away and run again") from None
+        return None
+    if not data.endswith(_end(data[: -len(_end(b""))])):
+        if _format(data) == UNSEALED:
+            raise _other_format(file, data)
+        raise CorruptArtifact(f"{file}: is not as it was written, its seal does not fit; {_way_out(path)}")
+    try:
+        return Manifest.model_validate_json(data)
+    except ValidationError:
+        raise _other_format(file, data) from None
+
+
+def _other_format(file: Path, data: bytes) -> Refusal:
+    return Refusal(
+        f"{file}: is of manifest format {_format(data)}, and this rematch reads format {FORMAT} alone; go on with the rematch that wrote "
+        "it, or run again under another name (--run)"
+    )
+
+
+def _format(data: bytes) -> int | None:
+    """What a manifest says of its format; None if it says nothing that can be read."""
+    try:
+        found: Any = json.loads(data)
+    except ValueError:
+        return None
+    return cast(dict[str, Any], found).get("format") if isinstance(found, dict) else None
+
+
+def _end(body: bytes) -> bytes:
+    """The seal of a manifest's bytes, as it stands behind them."""
+    return f'"{blake3(body).hexdigest()}"\n}}'.encode()
+
+
+def _sealed(manifest: Manifest) -> Manifest:
+    body = manifest.model_copy(update={"seal": ""}).model_dump_json(indent=2).removesuffix('""\n}')
+    return manifest.model_copy(update={"seal": blake3(body.encode()).hexdigest()})
+
+
+def _check_bases(made: Artifact) -> None:
+    for base, (address, digest) in zip(made.bases, made.manifest.leans_on.items(), strict=True):
+        try:
+            have = read(base)
+        except CorruptArtifact as error:
+            raise CorruptArtifact(f"{made.path}: leans on {address}, and {error}") from None
+        if have is None:
+            why = "is missing"
+        elif have.manifest.dropped:
+            why = "was dropped"
+        elif have.manifest.digest != digest:
+            why = f"has other bytes than it had (digest {have.manifest.digest[:12]}, not {digest[:12]})"
+        else:
+            continue
+        raise CorruptArtifact(f"{made.path}: leans on {address}, which {why}; put that back, or {_way_out(made.path)}")
+
+
+def leaners(run: Path, addresses: Collection[str]) -> list[str]:
+    """The addresses of the artifacts of a run that lean on one of `addresses` and have their files.
+
+    What cannot be read leans on nothing: `status` says what it is.
+    """
+    found: list[str] = []
+    for file in sorted(run.glob(f"*/[!.]*/{MANIFEST}")) if addresses else ():
+        try:
+            manifest = _manifest(file.parent)
+        except Refusal:
+            continue
+        if manifest is not None and not manifest.dropped and not manifest.leans_on.keys().isdisjoint(addresses):
+            found.append(Artifact(file.parent, manifest).address)
+    return found
 
 
 def _way_out(path: Path) -> str:
@@ -134,15 +234,34 @@ def draft(path: Path, key: str) -> Generator[Draft]:
 
 
 def publish(
-    made: Draft, path: Path, *, key: str, identity: dict[str, Any], inputs: dict[str, list[str]], facts: Facts, provenance: dict[str, Any]
+    made: Draft,
+    path: Path,
+    *,
+    makes: str,
+    key: str,
+    identity: dict[str, Any],
+    inputs: dict[str, list[str]],
+    facts: Facts,
+    provenance: dict[str, Any],
+    leans_on: dict[str, str] | None = None,
 ) -> Artifact:
     """Seal a draft and move it to `path`, durably: when this returns, a power loss cannot undo it."""
     found = sorted(p for p in made.out.rglob("*") if p.is_file() and p != made.out / MANIFEST)
     for file in found:
         sync(file)
     entries = tuple(FileEntry(path=str(p.relative_to(made.out)), bytes=p.stat().st_size, blake3=digest_of(p)) for p in found)
-    manifest = Manifest(
-        key=key, identity=identity, inputs=inputs, digest=_digest(entries), files=entries, facts=facts, provenance=provenance
+    manifest = _sealed(
+        Manifest(
+            makes=makes,
+            key=key,
+            identity=identity,
+            inputs=inputs,
+            leans_on=leans_on or {},
+            digest=_digest(entries),
+            files=entries,
+            facts=facts,
+            provenance=provenance,
+        )
     )
     (made.out / MANIFEST).write_text(manifest.model_dump_json(indent=2))
     sync(made.out / MANIFEST)
@@ -157,7 +276,8 @@ def publish(
 def drop(have: Artifact) -> None:
     """Remove the files of an artifact that nothing will read again. Its manifest says so first, and stays; safe to repeat."""
     if not have.manifest.dropped:
-        write_file(have.path / MANIFEST, have.manifest.model_copy(update={"dropped": True}).model_dump_json(indent=2).encode())
+        manifest = _sealed(have.manifest.model_copy(update={"dropped": True}))
+        write_file(have.path / MANIFEST, manifest.model_dump_json(indent=2).encode())
     for each in have.path.iterdir():
         if each.is_dir() and not each.is_symlink():
             shutil.rmtree(each)

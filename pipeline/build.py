@@ -61,11 +61,13 @@ def build(step: Step, context: Context, pool: Pool) -> Artifact:
             made = artifact.publish(
                 draft,
                 path,
+                makes=step.makes,
                 key=step.key,
                 identity=step.identity,
                 inputs={slot: [each.manifest.digest for each in artifacts] for slot, artifacts in inputs.items()},
                 facts=facts,
                 provenance=_provenance(step, tools, began),
+                leans_on=tools.leans_on,
             )
     except Refusal as error:
         raise Refusal(_addressed(step.address, str(error))) from error
@@ -85,7 +87,7 @@ _verified: dict[Path, str] = {}
 
 
 def _input(path: Path) -> Artifact:
-    """An input, its bytes checked against its manifest the first time this process reads it."""
+    """An input, its bytes, and those of what it leans on, checked against the manifests the first time this process reads them."""
     known = _verified.get(path)
     have = artifact.read(path, verify=known is None)
     if have is None or have.manifest.dropped:
@@ -94,6 +96,8 @@ def _input(path: Path) -> Artifact:
         have = artifact.read(path, verify=True)
         assert have is not None
     _verified[path] = have.manifest.digest
+    for base in have.bases:
+        _input(base)
     return have
 
 

@@ -1,7 +1,8 @@
 """How long artifacts live: what a recipe does not keep is dropped when nothing is left to read it, and rebuilt when something is.
 
 A dropped artifact has its manifest and no files. It counts as done, and so do its readers, until a step that has to
-be built reads it. Knows plans and artifacts; the states of steps are given to it.
+be built reads it. What another artifact leans on stays for as long as that one has its files. Knows plans and artifacts;
+the states of steps are given to it.
 """
 
 from collections.abc import Callable, Mapping
@@ -43,8 +44,14 @@ def dropping(
         if left.intersection([address, *readers[address]]):
             return
         have = artifact.read(step.folder(folder))
-        if have is not None and (have.manifest.dropped or (not step.keep and readers[address])):
-            artifact.drop(have)
+        if have is None or not (have.manifest.dropped or (not step.keep and readers[address])):
+            return
+        if artifact.leaners(folder, [address]):
+            return
+        artifact.drop(have)
+        for base in have.manifest.leans_on:
+            if base in by_address and not by_address[base].keep:
+                drop_if_over(base)
 
     def then(made: Artifact, address: str) -> None:
         finished(made, address)

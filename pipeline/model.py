@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipeline import artifact
 from pipeline.artifact import Artifact
 from pipeline.errors import Refusal
 
@@ -54,21 +55,21 @@ def of(made: Artifact) -> Model:
     """The model of an artifact; one from the hub comes from the local cache, at its pinned revision. Raises Refusal for an endpoint."""
     record = _record(made.path)
     if record is None:
-        return Model(made.path)
+        base = artifact.read(made.bases[0]) if made.bases else None
+        return Model(made.path, base=None if base is None else of(base), kind=made.manifest.makes)
     if record["from"] == ENDPOINT:
         raise Refusal(
             f"{made.path}: is the model '{record['name']}' behind an endpoint, which has no weights here; read a model with weights, "
             "or, to ask it for text, set an engine that calls endpoints for this node in the profile's overrides"
         )
-    # A record that says nothing is a policy's, as in a recipe.
-    return Model(_adopted(made.path, record), kind=record.get("kind", POLICY))
+    return Model(_adopted(made.path, record), kind=record["kind"])
 
 
-def _adopted(artifact: Path, record: dict[str, Any]) -> Path:
+def _adopted(at: Path, record: dict[str, Any]) -> Path:
     if record["from"] == "folder":
         path = Path(record["path"])
         if not path.is_dir():
-            raise Refusal(f"{artifact}: the model folder {path} that it adopted is gone; put it back, or adopt another")
+            raise Refusal(f"{at}: the model folder {path} that it adopted is gone; put it back, or adopt another")
         return path
     from huggingface_hub import snapshot_download
 

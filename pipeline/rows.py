@@ -10,15 +10,19 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.artifact import CorruptArtifact
 
 GROUP_ROWS = 1024
 """Rows of a Parquet row group."""
-FILE_ROWS = 64 * GROUP_ROWS
-"""Rows of one file."""
+GROUP_BYTES = 64 * 2**20
+"""Arrow data of a row group; a row that is larger has one to itself."""
+FILE_GROUPS = 64
+"""Row groups of one file. None is read whole, so this bounds what one holds, and no memory."""
 
 _MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
 _TOKENS = pa.list_(pa.int32())
@@ -83,12 +87,16 @@ def schema(table: str | pa.Schema) -> pa.Schema:
 
 
 class Writer:
-    """Writes one table below `folder` as `data-00000.parquet` and so on, in row groups of exactly GROUP_ROWS."""
+    """Writes one table below `folder` as `data-00000.parquet` and so on.
+
+    A row group is as many rows as come to GROUP_ROWS and GROUP_BYTES, and at least one. Where it ends depends on the rows
+    alone, and not on how they were appended.
+    """
 
     def __init__(self, folder: Path, table: str | pa.Schema) -> None:
         self._folder, self._schema = folder, schema(table)
         self._pending: list[pa.Table] = []
-        self._pending_rows = self._file_rows = self._files = 0
+        self._pending_rows = self._pending_bytes = self._file_groups = self._files = 0
         self.rows = 0
         self._file: pq.ParquetWriter | None = None
 
@@ -96,27 +104,36 @@ class Writer:
         """Add rows; columns must be those of the table, in any order."""
         rows = rows.select(self._schema.names).cast(self._schema)
         self.rows += rows.num_rows
-        self._pending.append(rows)
-        self._pending_rows += rows.num_rows
-        while self._pending_rows >= GROUP_ROWS:
-            self._write(GROUP_ROWS)
+        ends = np.concatenate([[0], np.cumsum(_row_bytes(rows))])
+        start = 0
+        while start < rows.num_rows:
+            fits = int(np.searchsorted(ends, ends[start] + GROUP_BYTES - self._pending_bytes, "right")) - 1
+            stop = max(min(fits, start + GROUP_ROWS - self._pending_rows), start if self._pending else start + 1)
+            if stop > start:
+                self._pending.append(rows.slice(start, stop - start))
+                self._pending_rows += stop - start
+                self._pending_bytes += int(ends[stop] - ends[start])
+            if stop < rows.num_rows or self._pending_rows == GROUP_ROWS:
+                self._write()
+            start = stop
 
     def __enter__(self) -> "Writer":
         return self
 
     def __exit__(self, kind: object, *rest: object) -> None:
         if kind is None and (self._pending_rows or not self.rows):
-            self._write(self._pending_rows)
+            self._write()
         self._close()
 
-    def _write(self, rows: int) -> None:
+    def _write(self) -> None:
+        """Write what is pending as one row group."""
         file = self._file = self._file or self._open()
         joined = pa.concat_tables(self._pending) if self._pending else self._schema.empty_table()
-        file.write_table(joined.slice(0, rows).combine_chunks(), row_group_size=GROUP_ROWS)
-        self._pending = [joined.slice(rows)] if joined.num_rows > rows else []
-        self._pending_rows -= rows
-        self._file_rows += rows
-        if self._file_rows >= FILE_ROWS:
+        file.write_table(joined.combine_chunks(), row_group_size=GROUP_ROWS)
+        self._pending = []
+        self._pending_rows = self._pending_bytes = 0
+        self._file_groups += 1
+        if self._file_groups == FILE_GROUPS:
             self._close()
 
     def _open(self) -> pq.ParquetWriter:
@@ -128,7 +145,34 @@ class Writer:
         if self._file is not None:
             self._file.close()
             self._file = None
-            self._file_rows = 0
+            self._file_groups = 0
+
+
+def _row_bytes(rows: pa.Table) -> np.ndarray:
+    """Bytes of each row: values, offsets and validity, whatever the chunks, and nothing of what lies behind a null."""
+    sizes = np.zeros(rows.num_rows, np.int64)
+    for column in rows.columns:
+        chunks = [_bits(chunk) for chunk in column.chunks]
+        sizes += np.concatenate(chunks) if chunks else 0
+    return -(-sizes // 8)
+
+
+def _bits(array: Any) -> np.ndarray:
+    """Bits of each item of an array."""
+    kind = array.type
+    if pa.types.is_struct(kind):
+        return sum((_bits(each) for each in array.flatten()), np.ones(len(array), np.int64))
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        ends = np.concatenate([[0], np.cumsum(_lengths("list_value_length", array))])
+        items = np.concatenate([[0], np.cumsum(_bits(array.flatten()))])
+        return items[ends[1:]] - items[ends[:-1]] + 33
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_binary(kind):
+        return 8 * _lengths("binary_length", array) + 33
+    return np.full(len(array), 1 if pa.types.is_null(kind) else kind.bit_width + 1, np.int64)
+
+
+def _lengths(measure: str, array: Any) -> np.ndarray:
+    return pc.cast(pc.fill_null(pc.call_function(measure, [array]), 0), pa.int64()).to_numpy(zero_copy_only=False)
 
 
 def write(folder: Path, table: str | pa.Schema, tables: Iterable[pa.Table]) -> int:
@@ -161,6 +205,8 @@ def stream(folder: Path, columns: list[str] | None = None, *, start: int = 0, st
                     if first < last:
                         yield file.read_row_group(group, columns=columns).slice(first, last - first)
                     at += rows
+                    if stop is not None and at >= stop:
+                        return
         except (OSError, pa.ArrowInvalid) as error:
             raise CorruptArtifact(f"{path}: {error}; run `rematch verify`, then `rematch retire` the step and run again") from error
 

@@ -157,7 +157,11 @@ def affected(steps: list[Step], start_at: str) -> list[str]:
 
 
 def retire(folder: Path, addresses: list[str]) -> list[str]:
-    """Move artifacts and their drafts to the attic; returns the addresses that had something to move."""
+    """Move artifacts and their drafts to the attic, and first what leans on them, which could not be read without them.
+
+    Returns the addresses that had something to move.
+    """
+    addresses = [*(each for each in artifact.leaners(folder, addresses) if each not in addresses), *addresses]
     attic = folder / ATTIC / time.strftime("%Y%m%d-%H%M%S")
     while attic.exists():
         attic = attic.with_name(attic.name + "x")
@@ -189,15 +193,14 @@ def fork(origin: Path, folder: Path, *, at: int, changes: list[str]) -> tuple[Re
     recipe = recipes.make({**body, "name": folder.name}, str(folder))
     profile = recorded(origin)[1]
     steps = plan(recipe, profile)  # before anything is made, so that a slip in `changes` leaves no folder behind
-    shared: list[str] = []
+    there = [(step, artifact.read(step.folder(origin))) for step in steps]
+    # What a shared artifact leans on is shared too: the keys of its inputs are in its own.
+    shared = [step for step, have in there if have is not None and have.manifest.key == step.key]
     with locked(folder):
         record(recipe, profile, folder)
-        for step in steps:
-            have = artifact.read(step.folder(origin))
-            if have is not None and have.manifest.key == step.key:
-                _link(have.path, step.folder(folder))
-                shared.append(step.address)
-    return recipe, shared
+        for step in shared:
+            _link(step.folder(origin), step.folder(folder))
+    return recipe, [step.address for step in shared]
 
 
 def _link(source: Path, target: Path) -> None:

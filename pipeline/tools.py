@@ -65,6 +65,8 @@ class Tools:
     """Which plugin of the step has these tools, such as `judge.judges.0`; empty for the stage itself."""
     shard: Path | None = None
     """The folder of the shard at hand, whether or not it is there; None outside a map."""
+    leans_on: dict[str, str] = field(default_factory=dict[str, str])
+    """Address -> digest of what the artifact in the making leans on: see `lean_on`."""
     _mapped: set[Path] = field(default_factory=set[Path])
     _warm: dict[Hashable, Any] = field(default_factory=dict[Hashable, Any])
     _stack: ExitStack = field(default_factory=ExitStack)
@@ -85,6 +87,14 @@ class Tools:
         prefix = f"{field}."
         inputs = {slot.removeprefix(prefix): read for slot, read in self.inputs.items() if slot.startswith(prefix)}
         return replace(self, inputs=inputs, within=f"{self.within}.{field}" if self.within else field)
+
+    def lean_on(self, slot: str) -> None:
+        """Say that what this step makes cannot be read without the files of its inputs in `slot`, and of what those lean on.
+
+        Such inputs are never dropped before it, go to the attic with it, and are checked whenever it is read.
+        """
+        for each in self.inputs[slot]:
+            self.leans_on.update({each.address: each.manifest.digest, **each.manifest.leans_on})
 
     def model(self, slot: str) -> Model:
         """The model that `slot` names: its folder, what that leans on, and its kind."""

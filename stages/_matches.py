@@ -6,7 +6,6 @@ because a comparison over part of the prompts is another measurement.
 
 import shutil
 from collections.abc import Iterator, Sequence
-from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -99,13 +98,19 @@ def _joined(ours: Path, theirs: Path | None, tools: Tools) -> Iterator[pa.Table]
             yield _marked(table, OURS)
         return
     other = _in_order_of(ours, theirs, tools)
-    for mine, their in zip_longest(rows.stream(ours), other):
-        left, right = _marked(mine, OURS), _marked(their, THEIRS)
+    ahead: pa.Table | None = None
+    for mine in rows.stream(ours):
+        # Row groups are cut by bytes, so those of the two tables need not hold the same rows.
+        while ahead is None or ahead.num_rows < mine.num_rows:
+            more = next(other).select(["id", "responses"])
+            ahead = more if ahead is None else pa.concat_tables([ahead, more])
+        left, right = _marked(mine, OURS), _marked(ahead.slice(0, mine.num_rows), THEIRS)
+        ahead = ahead.slice(mine.num_rows)
         yield left.set_column(left.schema.get_field_index("responses"), "responses", _side_by_side(left, right))
 
 
 def _in_order_of(ours: Path, theirs: Path, tools: Tools) -> Iterator[pa.Table]:
-    """The rows of `theirs` in the order and the portions of `ours`."""
+    """The rows of `theirs` in the order of `ours`, in portions of any size."""
     mine = [i for table in rows.stream(ours, ["id"]) for i in table["id"].to_pylist()]
     place = {i: at for at, i in enumerate(i for table in rows.stream(theirs, ["id"]) for i in table["id"].to_pylist())}
     only_mine, only_theirs = [i for i in mine if i not in place], len(place.keys() - set(mine))

@@ -42,16 +42,16 @@ def estimate(config: Config, inputs: dict[str, int | None], round: int | None) -
 
 def run(config: Config, tools: Tools) -> Facts:
     """Facts: rows, responses, tokens, mean log-probability of a token, and how many rows had to be tokenised again."""
-    parts = tools.map(partial(_shard, config), tools.input("rows"), "logprobs")
+    kind = "pairs" if tools.input("rows").manifest.makes == "pairs" else "candidates"
+    parts = tools.map(partial(_shard, config, kind), tools.input("rows"), "logprobs")
     sums = {name: sum(part[name] for part in parts) for name in ("rows", "responses", "tokens", "truncated", "retokenised")}
     total = sum(part["logprob"] for part in parts)
     return {**sums, "mean_token_logprob": total / sums["tokens"] if sums["tokens"] else None}
 
 
-def _shard(config: Config, table: pa.Table, tools: Tools) -> tuple[pa.Table, Facts]:
+def _shard(config: Config, kind: str, table: pa.Table, tools: Tools) -> tuple[pa.Table, Facts]:
     from models import score
 
     forward = tools.profile.forward
     model, tokenizer = tools.warm(score.opened, tools.model("model"), dtype=forward.dtype, device=forward.device)
-    kind = "pairs" if "chosen" in table.column_names else "candidates"
     return score.score(model, tokenizer, table, kind, config.max_length, forward.tokens_per_batch)

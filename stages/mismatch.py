@@ -6,14 +6,13 @@ objective. KTO's code rotates within a batch instead, so there what comes out de
 """
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Annotated, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline import rows as tables
-from pipeline.artifact import Facts
+from pipeline.artifact import Artifact, Facts
 from pipeline.draws import draw
 from pipeline.errors import Refusal
 from pipeline.plugin import Reads, Settings
@@ -37,8 +36,7 @@ def estimate(config: Config, inputs: dict[str, int | None], round: int | None) -
 
 def run(config: Config, tools: Tools) -> Facts:
     """Facts: rows, one for each prompt."""
-    path = tools.input("rows").path
-    prompts = _prompts(path, tools.address)
+    prompts = _prompts(tools.input("rows"))
     ids = prompts["id"].to_pylist()
     if len(ids) < 2:
         raise Refusal(f"{tools.address}: {len(ids)} prompts have a response, and a mismatch takes two; give it more rows")
@@ -72,10 +70,10 @@ def _mismatched(prompts: pa.Table, donors: list[int], tools: Tools) -> Iterator[
         yield mine.set_column(mine.schema.get_field_index("responses"), "responses", responses)
 
 
-def _prompts(path: Path, address: str) -> pa.Table:
+def _prompts(source: Artifact) -> pa.Table:
     """Each prompt that has a response, once, as a row of candidates."""
-    table = tables.read(path)
-    table = _of_pairs(table) if "chosen" in table.column_names else table.select(tables.TABLES["candidates"].names)
+    table = tables.read(source.path)
+    table = _of_pairs(table) if source.manifest.makes == "pairs" else table.select(tables.TABLES["candidates"].names)
     table = table.filter(pc.greater(pc.fill_null(pc.list_value_length(table["responses"]), 0), 0)).combine_chunks()
     first = {id: at for at, id in reversed(list(enumerate(table["id"].to_pylist())))}
     return table.take(pa.array(sorted(first.values()), pa.int64())).combine_chunks()

@@ -7,7 +7,6 @@ that ran is the profile's.
 
 from typing import Annotated, Any
 
-import pyarrow.parquet as pq
 from pydantic import model_validator
 
 import objectives
@@ -128,12 +127,11 @@ def run(config: Config, tools: Tools) -> Facts:
     source = tools.input("rows").path
     if not rows.count(source):
         raise Refusal(f"{tools.address}: {source} has no rows to train on; look at the step that made it")
-    columns = pq.read_schema(rows.files(source)[0]).names
     scored = [each.path for each in tools.inputs.get("extra_reference", ())]
     extra = [each.path for each in tools.inputs.get("extra", ())]
     job = Job(
         rows=source,
-        table="pairs" if "chosen" in columns else "judged" if "scores" in columns else "candidates",
+        table=tools.input("rows").manifest.makes,
         reference=tools.input("reference").path if config.reference is not None else None,
         model=tools.model("model"),
         out=tools.out,

@@ -69,9 +69,12 @@ def _logps(path: Path | None, of: Path, what: str) -> Logps | None:
     """The log-probabilities of every row of `of`, in the order of its rows."""
     if path is None:
         return None
-    table = rows.read(path)
-    found = [lists(each) if len(each) else [] for each in lists(table["logprobs"].combine_chunks())]
-    theirs, mine = table["id"].to_pylist(), rows.read(of, ["id"])["id"].to_pylist()
+    theirs: list[str] = []
+    found: Logps = []
+    for table in rows.stream(path):  # together they may be more items than one Arrow array holds
+        theirs += table["id"].to_pylist()
+        found += [lists(each) if len(each) else [] for each in lists(table["logprobs"].combine_chunks())]
+    mine = rows.read(of, ["id"])["id"].to_pylist()
     if theirs == mine:
         return found
     place = {id: i for i, id in enumerate(theirs)}
@@ -137,7 +140,7 @@ class _About:
     def of(table: pa.Table, kind: str, needs: frozenset[str]) -> "_About":
         ids = table["id"].to_pylist()
         prompt_ids = table["prompt_id"].to_pylist() if kind == "pairs" else ids
-        labels, weights = (_numbers(table, name) for name in ("label", "weight"))
+        labels, weights = (_numbers(table, kind, name) for name in ("label", "weight"))
         win_rates = _sides(table, kind, "win_rate", needs) if "win_rates" in needs else None
         return _About(ids, prompt_ids, labels, weights, win_rates, _sides(table, kind, "score", needs) if "scores" in needs else None)
 
@@ -168,9 +171,9 @@ def _units(id: str, row: Row, sides: list[Response], needs: frozenset[str], tabl
     return [(id, row.prompt, (side,)) for side in sides]
 
 
-def _numbers(table: pa.Table, name: str) -> list[float]:
-    """A column as floats, 1 where it is null or not there."""
-    return table[name].fill_null(1.0).to_pylist() if name in table.column_names else [1.0] * table.num_rows
+def _numbers(table: pa.Table, kind: str, name: str) -> list[float]:
+    """A column of pairs as floats, 1 where it is null; 1 for rows of another kind, which have none."""
+    return table[name].fill_null(1.0).to_pylist() if kind == "pairs" else [1.0] * table.num_rows
 
 
 def _sides(table: pa.Table, kind: str, name: str, needs: frozenset[str]) -> list[Sequence[float | None]]:

@@ -6,6 +6,7 @@ from typing import Any
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from pipeline import artifact
 from pipeline import run as runner
 from pipeline.errors import Refusal
 from pipeline.plan import plan
@@ -57,8 +58,9 @@ def retire(asked: Asked, where: list[str]) -> dict[str, Any]:
     for text in where:
         addresses += _addresses(asked, text.strip("/"))
     with runner.locked(asked.folder):
+        leaning = [each for each in artifact.leaners(asked.folder, addresses) if each not in addresses]
         moved = runner.retire(asked.folder, list(dict.fromkeys(addresses)))
-    return {"run": str(asked.folder), "moved": moved, "attic": str(asked.folder / runner.ATTIC)}
+    return {"run": str(asked.folder), "moved": moved, "leaning": leaning, "attic": str(asked.folder / runner.ATTIC)}
 
 
 def _addresses(asked: Asked, text: str) -> list[str]:
@@ -79,6 +81,7 @@ def render_retired(data: dict[str, Any]) -> RenderableType:
     return Group(
         Text(f"moved to {data['attic']}"),
         *by_round(data["moved"]),
+        *([Text(f"{', '.join(data['leaning'])} went along, leaning on what was named")] if data["leaning"] else []),
         Text("To build them again:"),
         screen.command(f"rematch run {data['run']}"),
     )

@@ -8,7 +8,6 @@ from typing import Any
 from pipeline import artifact, rows
 from pipeline.errors import Refusal
 from pipeline.request import Asked
-from pipeline.views import show
 
 
 def export(asked: Asked, address: str, to: Path) -> dict[str, Any]:
@@ -19,8 +18,12 @@ def export(asked: Asked, address: str, to: Path) -> dict[str, Any]:
         raise Refusal(f"{source}: is not there yet; `rematch run {asked.folder}` builds what is missing")
     if made.manifest.dropped:
         raise Refusal(f"{source}: was dropped, as its recipe says (keep: false); `rematch run ... --from {address}` makes it again")
-    table = show.kind(source, made)
-    if table is None:
+    if made.bases:
+        raise Refusal(
+            f"{source}: leans on {', '.join(made.manifest.leans_on)}, and is nothing without; copy these folders together, "
+            "as they lie in the run"
+        )
+    if not rows.files(source):
         raise Refusal(f"{source}: holds files and no rows; copy the folder itself, a model in it loads with transformers as it is")
     if to.exists():
         raise Refusal(f"{to}: exists already, and export overwrites nothing; name another file or folder")
@@ -28,9 +31,9 @@ def export(asked: Asked, address: str, to: Path) -> dict[str, Any]:
         raise Refusal(f"{to}: the folder {to.parent} is not there; make it first")
     # Under another name until it is whole, so that a full disk leaves nothing that looks finished.
     part = to.with_name(f".{to.name}.part")
-    count = _jsonl(source, part) if to.suffix in (".jsonl", ".json") else _folder(source, part, made, table, address)
+    count = _jsonl(source, part) if to.suffix in (".jsonl", ".json") else _folder(source, part, made, address)
     part.rename(to)
-    return {"from": str(source), "to": str(to), "table": table, "rows": count}
+    return {"from": str(source), "to": str(to), "table": made.manifest.makes, "rows": count}
 
 
 def _jsonl(source: Path, to: Path) -> int:
@@ -44,7 +47,7 @@ def _jsonl(source: Path, to: Path) -> int:
     return count
 
 
-def _folder(source: Path, to: Path, made: artifact.Artifact, table: str, address: str) -> int:
+def _folder(source: Path, to: Path, made: artifact.Artifact, address: str) -> int:
     shutil.rmtree(to, ignore_errors=True)
     (to / "data").mkdir(parents=True)
     files = rows.files(source)
@@ -52,11 +55,12 @@ def _folder(source: Path, to: Path, made: artifact.Artifact, table: str, address
         target = to / "data" / f"train-{at:05d}-of-{len(files):05d}.parquet"
         shutil.copyfile(file, target)
         artifact.sync(target)
-    (to / "README.md").write_text(_card(made, table, address))
+    (to / "README.md").write_text(_card(made, address))
     return rows.count(source)
 
 
-def _card(made: artifact.Artifact, table: str, address: str) -> str:
+def _card(made: artifact.Artifact, address: str) -> str:
+    table = made.manifest.makes
     columns = "\n".join(f"- `{field.name}`: {field.type}" for field in rows.TABLES[table]) if table in rows.TABLES else ""
     return f"""---
 configs:

@@ -8,8 +8,7 @@ from collections.abc import Iterator
 from typing import Any, cast
 
 from pipeline import artifact
-from pipeline.artifact import Artifact
-from pipeline.errors import Refusal
+from pipeline.artifact import Artifact, CorruptArtifact
 from pipeline.measured import numbers
 from pipeline.model import POLICY
 from pipeline.plan import Step
@@ -68,7 +67,7 @@ def entries(steps: list[Step], asked: Asked) -> list[dict[str, Any]]:
     for step in steps:
         try:
             made = artifact.read(step.folder(asked.folder))
-        except Refusal:
+        except CorruptArtifact:
             made = None
         found.append(entry(step, made))
     return found

@@ -17,19 +17,21 @@ from pipeline.errors import Refusal
 from pipeline.views import screen
 
 Row = dict[str, Any]
+SCORES = {"pairs": ["chosen_score", "rejected_score"], "judged": ["scores"], "rankings": ["scores"]}
+"""The columns of each table that --best and --worst rank by."""
 
 
-def pick(folder: Path, *, count: int, at: str | None, best: int | None, worst: int | None) -> list[Row]:
-    """The rows asked for: the first `count`, the one with id `at`, or those with the largest or smallest score gap."""
+def pick(folder: Path, table: str, *, count: int, at: str | None, best: int | None, worst: int | None) -> list[Row]:
+    """The rows of a table that are asked for: the first `count`, the one with id `at`, or those with the largest or smallest score gap."""
     if at is not None:
-        return _by_id(folder, at)
+        return _by_id(folder, table, at)
     if best is not None or worst is not None:
-        return _by_gap(folder, best or worst or 1, largest=best is not None)
+        return _by_gap(folder, table, best or worst or 1, largest=best is not None)
     return rows.read(folder, stop=count).to_pylist()
 
 
-def _by_id(folder: Path, at: str) -> list[Row]:
-    keys = [name for name in ("id", "prompt_id") if name in rows.read(folder, stop=0).column_names]
+def _by_id(folder: Path, table: str, at: str) -> list[Row]:
+    keys = ["id", "prompt_id"] if table == "pairs" else ["id"]
     found: list[int] = []
     start = 0
     for part in rows.stream(folder, keys):
@@ -41,10 +43,9 @@ def _by_id(folder: Path, at: str) -> list[Row]:
     return [_row(folder, i) for i in found]
 
 
-def _by_gap(folder: Path, count: int, *, largest: bool) -> list[Row]:
-    names = rows.read(folder, stop=0).column_names
-    columns = ["chosen_score", "rejected_score"] if "chosen_score" in names else ["scores"] if "scores" in names else []
-    if not columns:
+def _by_gap(folder: Path, table: str, count: int, *, largest: bool) -> list[Row]:
+    columns = SCORES.get(table)
+    if columns is None:
         raise Refusal(f"{folder}: its rows have no scores to rank by; --best and --worst are for judged, pairs and rankings")
     gaps: list[tuple[float, int]] = []
     start = 0

@@ -5,7 +5,7 @@ from typing import Any
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from pipeline import artifact
+from pipeline import artifact, rows
 from pipeline.errors import Refusal
 from pipeline.plan import plan
 from pipeline.request import Asked
@@ -20,21 +20,11 @@ def collect(
     made = artifact.read(path)
     if made is None:
         raise Refusal(f"{path}: is not there yet; `rematch run {asked.folder}` builds what is missing")
-    table = kind(path, made)
+    table = made.manifest.makes if rows.files(path) else None
     step = next(step for step in plan(asked.recipe, asked.profile) if step.address == address)
-    chosen = sample.pick(path, count=count, at=at, best=best, worst=worst) if table else []
+    chosen = sample.pick(path, table, count=count, at=at, best=best, worst=worst) if table else []
     inputs = {slot: list(addresses) for slot, addresses in step.inputs.items()}
     return {"address": address, "table": table, "inputs": inputs, "manifest": made.manifest.model_dump(mode="json"), "rows": chosen}
-
-
-def kind(path: Any, made: artifact.Artifact) -> str | None:
-    """The table that an artifact holds, by its columns; None for a model or a report."""
-    from pipeline import rows
-
-    if not rows.files(path):
-        return None
-    names = set(rows.read(path, stop=0).column_names)
-    return next((table for table, schema in rows.TABLES.items() if set(schema.names) == names), "rows")
 
 
 def render(data: dict[str, Any], asked: Asked, *, whole: bool = False) -> RenderableType:
@@ -47,6 +37,7 @@ def render(data: dict[str, Any], asked: Asked, *, whole: bool = False) -> Render
         _section("asked", {**dict(facts.leaves(identity.get("settings", {}))), "seed": identity.get("seed")}),
         *([_section("gates", dict(facts.leaves(provenance["gates"])))] if "gates" in provenance else []),
         _section("read", {slot: _read(digests, data["inputs"].get(slot, [])) for slot, digests in manifest["inputs"].items() if digests}),
+        *([_section("leans on", {a: digest[:12] for a, digest in manifest["leans_on"].items()})] if manifest["leans_on"] else []),
         _section("facts", dict(facts.leaves(manifest["facts"]))),
         _section("ran", _ran({name: value for name, value in provenance.items() if name != "gates"}, whole)),
         _section("left", _files(manifest, whole)),

@@ -83,7 +83,7 @@ def test_what_is_begun_is_continued(opened):
 
 def test_a_character_may_be_split_where_what_is_begun_ends(tmp_path):
     folder = tiny_speaker(tmp_path / "model", "é東🦊!")
-    with transformers.open(transformers.Config(threads=1), folder, seed=0) as engine:
+    with transformers.open(transformers.Config(threads=1), Model(folder), seed=0) as engine:
         assert engine.complete([ask("say", temperature=0.0)])[0].responses[0].text == "é東🦊!"
         contract.what_is_begun_is_continued(engine, folder, tolerance=1e-4)
         contract.what_is_begun_is_continued(engine, folder, tolerance=1e-4, stop=("🦊",))

@@ -96,7 +96,9 @@ def test_rebuilt_with_other_bytes_its_readers_are_stale(tmp_path):
     inputs = {slot: [artifact.read(folder / a).manifest.digest for a in all_] for slot, all_ in step.inputs.items()}
     with artifact.draft(folder / step.address, step.key) as made:
         (made.out / "data-00000.parquet").write_bytes(b"other")
-        artifact.publish(made, folder / step.address, key=step.key, identity=step.identity, inputs=inputs, facts={}, provenance={})
+        artifact.publish(
+            made, folder / step.address, makes="prompts", key=step.key, identity=step.identity, inputs=inputs, facts={}, provenance={}
+        )
     with pytest.raises(Problems, match="round-02/words: is stale: its input 'prompts' was rebuilt since"):
         run.run(small(**DRAFT), profile(), folder)
 

@@ -517,10 +517,17 @@ FOUND: dict[str, Row] = {
         built=1, breaks=cut("runs/tiny/round-01/judged/data-00000.parquet"), mends=done("retire tiny round-01/judged"),
     ),
     "a manifest cut short": Row(
-        "round-01/judged: is corrupt: runs/tiny/round-01/judged/manifest.json: is not a whole manifest; "
+        "round-01/judged: is corrupt: runs/tiny/round-01/judged/manifest.json: is not as it was written, its seal does not fit; "
         "`rematch retire runs/tiny round-01/judged` "
         "moves it to the attic, then run again\nruns/tiny: nothing was run. " + STALE.format("round-01/judged"),
         built=1, breaks=cut("runs/tiny/round-01/judged/manifest.json"), mends=done("retire tiny round-01/judged"),
+    ),
+    "a base that is missing under what leans on it": Row(
+        "start/thin: is corrupt: runs/tiny/start/thin: leans on start/words, which is missing; put that back, or "
+        "`rematch retire runs/tiny start/thin` moves it to the attic, then run again\nruns/tiny: nothing was run. "
+        + STALE.format("start/thin"),
+        built=0, base=("rounds=0", WORDS, "start.thin={stage: tests.support.plugins.leans, prompts: words}"),
+        breaks=move("runs/tiny/start/words", "words"), mends=move("words", "runs/tiny/start/words"),
     ),
     "rows that cannot be shown": Row(
         "/runs/tiny/round-01/judged/data-00000.parquet: .*; run `rematch verify`, then `rematch retire` the step and run again/",

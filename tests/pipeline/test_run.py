@@ -73,7 +73,9 @@ def test_an_input_that_was_rebuilt_with_other_bytes_makes_its_readers_stale(tmp_
     step = steps(small())[0]
     with artifact.draft(tmp_path / "r/start/words", step.key) as made:
         (made.out / "data-00000.parquet").write_bytes(b"other")
-        artifact.publish(made, tmp_path / "r/start/words", key=step.key, identity=step.identity, inputs={}, facts={}, provenance={})
+        artifact.publish(
+            made, tmp_path / "r/start/words", makes="prompts", key=step.key, identity=step.identity, inputs={}, facts={}, provenance={}
+        )
     with pytest.raises(Problems, match="round-01/loud: is stale: its input 'prompts' was rebuilt since"):
         run.run(small(), profile(), tmp_path / "r")
 

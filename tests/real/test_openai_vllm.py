@@ -127,11 +127,11 @@ def test_what_is_begun_is_continued(engine, served, folder, tmp_path):
     contract.a_stop_text_may_begin_in_what_is_begun(engine, folder)
     contract.options_follow_what_is_begun(engine, folder, tolerance=1e-3)
     contract.what_cannot_begin_a_response_is_refused(engine, tokenizer.eos_token_id, len(tokenizer), 512)
-    with openai.open(openai.Config(base_url=served, **QUICK, omit=("n",)), _adopted(tmp_path / "one", folder), seed=0) as single:
+    with openai.open(openai.Config(base_url=served, **QUICK, omit=("n",)), Endpoint(NAME, folder), seed=0) as single:
         asked = ask("sort", n=3, begun=(9, 10), max_new_tokens=6, seed=2, temperature=0.8, top_k=20)
         assert {len(each.complete([asked])[0].responses) for each in (single, engine)} == {3}
     with (
-        openai.open(openai.Config(base_url=served, **QUICK), _adopted(tmp_path / "bare", None), seed=0) as bare,
+        openai.open(openai.Config(base_url=served, **QUICK), Endpoint(NAME, None), seed=0) as bare,
         pytest.raises(RequestRefused, match=f"2 token ids, and '{NAME}' was adopted without a tokenizer; adopt it with `tokenizer: <"),
     ):
         bare.complete([asked])

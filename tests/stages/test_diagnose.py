@@ -94,7 +94,7 @@ def observed(path: Path, judge: dict, observations: dict, details: list | None =
     with artifact.draft(path, "0" * 32) as draft:
         rows.write(draft.out, "judged", [rows.from_pylist("judged", made)])
         facts = {"judge": judge, "observations": observations}
-        return artifact.publish(draft, path, key="0" * 32, identity={}, inputs={}, facts=facts, provenance={})
+        return artifact.publish(draft, path, makes="judged", key="0" * 32, identity={}, inputs={}, facts=facts, provenance={})
 
 
 @pytest.mark.parametrize(
@@ -306,7 +306,7 @@ def test_a_model_that_ranks_its_reference_has_moved_nowhere(models, tables, tmp_
 def earlier(path: Path, **facts):
     with artifact.draft(path, "0" * 32) as draft:
         (draft.out / "report.json").write_text(json.dumps(facts))
-        return steps.publish(draft, path)
+        return steps.publish(draft, path, "report")
 
 
 def test_drift_to_the_first_and_the_last_report(tmp_path):

@@ -18,7 +18,7 @@ def table(path: Path, name: str, made: list[dict[str, Any]] | pa.Table) -> Artif
     """Publish rows as an artifact at `path`."""
     with artifact.draft(path, "0" * 32) as draft:
         rows.write(draft.out, name, [rows.from_pylist(name, made) if isinstance(made, list) else made])
-        return publish(draft, path)
+        return publish(draft, path, name)
 
 
 def folder(path: Path) -> Artifact:
@@ -26,11 +26,11 @@ def folder(path: Path) -> Artifact:
     with artifact.draft(path.with_suffix(".artifact"), "0" * 32) as draft:
         for file in path.iterdir():
             (draft.out / file.name).write_bytes(file.read_bytes())
-        return publish(draft, path.with_suffix(".artifact"))
+        return publish(draft, path.with_suffix(".artifact"), "model")
 
 
-def publish(draft: artifact.Draft, path: Path) -> Artifact:
-    return artifact.publish(draft, path, key="0" * 32, identity={}, inputs={}, facts={}, provenance={})
+def publish(draft: artifact.Draft, path: Path, makes: str) -> Artifact:
+    return artifact.publish(draft, path, makes=makes, key="0" * 32, identity={}, inputs={}, facts={}, provenance={})
 
 
 def tools(
@@ -57,7 +57,10 @@ def build(
     given = tools(path, inputs=slots, **kwargs)
     with artifact.draft(path, "0" * 32) as draft:
         facts = module.run(config, replace(given, out=draft.out))
-        return artifact.publish(draft, path, key="0" * 32, identity={}, inputs={}, facts=facts, provenance={})
+        makes = module.makes(config) if hasattr(module, "makes") else module.MAKES
+        return artifact.publish(
+            draft, path, makes=makes, key="0" * 32, identity={}, inputs={}, facts=facts, provenance={}, leans_on=given.leans_on
+        )
 
 
 def prompt(text: str) -> list[dict[str, str]]:
