@@ -15,9 +15,10 @@ from pydantic import BaseModel, ValidationError
 from pipeline import plugin
 from pipeline.artifact import hash_of
 from pipeline.errors import Problems
+from pipeline.patch import texts
 from pipeline.plugin import Choice, Reads, Settings
 from pipeline.profile import Profile
-from pipeline.recipe import Node, Recipe, at_round, sections
+from pipeline.recipe import Node, Recipe, at_round, filled, sections
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,7 @@ class Step:
 
 def plan(recipe: Recipe, profile: Profile) -> list[Step]:
     """The steps of a recipe in an order in which they can be built. Raises Problems with all that is wrong."""
+    recipe = filled(recipe)
     steps: dict[str, Step] = {}
     broken: set[str] = set()
     problems: dict[tuple[str, str], str] = {("profile", text): text for text in _overrides(recipe, profile)}
@@ -281,19 +283,8 @@ def _reaches(section: dict[str, Node], start: str, goal: str) -> bool:
             return True
         if at not in seen and at in section:
             seen.add(at)
-            stack += [text for text in _strings(section[at]) if text in section]
+            stack += [text for text in texts(section[at]) if text in section]
     return False
-
-
-def _strings(value: Any) -> Iterator[str]:
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, dict):
-        for each in cast(dict[str, Any], value).values():
-            yield from _strings(each)
-    elif isinstance(value, list):
-        for each in cast(list[Any], value):
-            yield from _strings(each)
 
 
 def dependents(steps: list[Step], roots: set[str]) -> list[str]:
