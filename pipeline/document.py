@@ -37,9 +37,9 @@ class _Unusable(Exception):
 
 class _Loader(yaml.SafeLoader):
     yaml_implicit_resolvers: dict[Any, Any] = {}
-    yaml_constructors = {
-        f"{_TAG}{name}": yaml.SafeLoader.yaml_constructors[f"{_TAG}{name}"] for name in ("null", "str", "seq", "map")
-    } | {None: yaml.SafeLoader.yaml_constructors[None]}
+    yaml_constructors = {f"{_TAG}{name}": yaml.SafeLoader.yaml_constructors[f"{_TAG}{name}"] for name in ("null", "str", "seq", "map")} | {
+        None: yaml.SafeLoader.yaml_constructors[None]
+    }
 
     def compose_mapping_node(self, anchor: Any) -> MappingNode:
         node = super().compose_mapping_node(anchor)

@@ -79,7 +79,7 @@ def plan(recipe: Recipe, profile: Profile) -> list[Step]:
                 # The same slip shows in every round: once is enough.
                 section = "start" if round is None else "round"
                 for text in str(error).split("\n"):
-                    problems.setdefault((f"{section}.{name}", text), f"{folder}/{name}: {text}")
+                    problems.setdefault((f"{section}.{name}", text.replace(folder, section)), f"{folder}/{name}: {text}")
     if problems:
         raise Problems(list(problems.values()))
     return list(steps.values())
@@ -138,6 +138,8 @@ def _step(
             found.append(f"{slot}: {error}")
         except _Follows:
             follows = True
+    if config is not None and not found and not follows and hasattr(module, "check"):
+        found += module.check(config, {slot: tuple(steps[a] for a in addresses) for slot, addresses in inputs.items()})
     if found or config is None:
         raise ValueError("\n".join(found))
     if follows:

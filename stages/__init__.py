@@ -14,5 +14,7 @@ and neither their size nor their order may show in the result. Randomness comes 
 
     uses(config) -> "engine" | "forward" | "trainer" | None     the hardware it needs; None if it is not there
     reads(config) -> dict[str, Reads]                           fields that, with these settings, take fewer kinds of nodes
+    check(config, inputs: dict[str, tuple[Step, ...]]) -> Iterator[str]     what is wrong between its settings and those of the steps
+                                                                            that it reads (pipeline.plan.Step), before anything runs
     estimate(config, inputs, round) -> {"rows": ..., "tokens": ...}     from the rows of its inputs; None where nobody knows
 """
