@@ -106,7 +106,7 @@ def make(body: dict[str, Any], where: str) -> Recipe:
     return made
 
 
-def whole(recipe: Recipe) -> dict[str, Any]:
+def whole_of(recipe: Recipe) -> dict[str, Any]:
     """The recipe as the YAML it could have been read from, with nothing left that it extends."""
     return recipe.model_dump(mode="json", exclude=None if recipe.values else {"values"})
 

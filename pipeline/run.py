@@ -208,7 +208,7 @@ def _link(source: Path, target: Path) -> None:
 
 def record(recipe: Recipe, profile: Profile, folder: Path) -> None:
     """Put the recipe and the profile into the run, so that it explains itself. What they replace moves to the attic."""
-    for name, body in ((RECIPE, recipes.whole(recipe)), (PROFILE, profiles.plain(profile))):
+    for name, body in ((RECIPE, recipes.whole_of(recipe)), (PROFILE, profiles.plain(profile))):
         text = document.written(body)
         path = folder / name
         if path.exists() and path.read_text() != text:

@@ -51,7 +51,7 @@ SCRIPTS = {"dno": GRADES, "meta-rewarding": JUDGEMENTS}
 
 def tiny(name: str, rounds: int, folder: Path) -> Recipe:
     """A shipped recipe, shrunk; models that it adopts and nobody can `init` are made in `folder`."""
-    body = recipe.whole(recipe.filled(recipe.load(recipe.find(name, "recipes"))))
+    body = recipe.whole_of(recipe.filled(recipe.load(recipe.find(name, "recipes"))))
     parts = body["round"]["batch"]["parts"]
     for node in [*body["start"].values(), *body["round"].values()]:
         _shrink(node, PROMPTS * parts, folder)
