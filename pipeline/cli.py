@@ -117,7 +117,7 @@ def plan(
     recipe: Recipe, profile: Profile = None, sets: Sets = [], rounds: Rounds = None, start_at: From = None,  # noqa: B006
     name: Name = None, runs: Runs = None,
     graph: Annotated[bool, typer.Option("--graph", help="Show nodes and arrows instead of a table.")] = False,
-    yaml: Annotated[bool, typer.Option("--yaml", help="Print the recipe whole instead: over what it extends, as a run records it.")] = False,
+    yaml: Annotated[bool, typer.Option("--yaml", help="Print the recipe whole instead, as a run records it.")] = False,
     json: Json = False,
 ) -> None:  # fmt: skip
     """Show the steps of a recipe, what exists of them, and an estimate of the rest. Runs nothing.
