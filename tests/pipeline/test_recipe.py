@@ -87,4 +87,4 @@ def test_a_recipe_over_another_is_recorded_whole_and_its_values_can_be_set(tmp_p
     assert [step.config.suffix for step in forked if step.node == "loud"] == ["?", "."]
     here = recipe.load(tmp_path / "mine.yaml", ["round.loud.suffix=$$end"])
     assert here.values == {}, "a value goes with its last reader"
-    assert [step.config.suffix for step in plan(here, profile())][1:] == ["$end"] * 2
+    assert [step.config.suffix for step in plan(here, profile())[1:]] == ["$end"] * 2
