@@ -9,6 +9,8 @@ It is a pure function of tensors: no model, no collective, no reduction. The loo
 sum of the unit losses by the total weight of the units in the whole optimizer step, over all ranks and
 micro-batches. Where settings change what is needed or the unit, the module also has `needs(config)` or `unit(config)`.
 
+Where what weighs log-ratios against the reference is not a field `beta`, the module has `beta(config)`, which diagnoses read.
+
 One that needs masks has `masks(config)`, which says where they come from: "activations" of the reference, "ones", or learned
 from the reference's states, one ("common") or two ("independent").
 
@@ -144,6 +146,13 @@ def unit(objective: Choice) -> str:
     """What its losses are per, with these settings."""
     module = objective.module
     return module.unit(objective.config) if hasattr(module, "unit") else module.UNIT
+
+
+def beta(objective: Choice) -> float | None:
+    """What weighs log-ratios in its implied reward, beta * log(policy / reference), with these settings; None if nothing does."""
+    module = objective.module
+    found = module.beta(objective.config) if hasattr(module, "beta") else getattr(objective.config, "beta", None)
+    return found or None
 
 
 def tables(objective: Choice) -> tuple[str, ...]:

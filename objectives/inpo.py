@@ -34,6 +34,11 @@ class Config(Settings):
         return self
 
 
+def beta(config: Config) -> float:
+    """Of the implied reward: eta, as of IPO."""
+    return config.eta
+
+
 def loss(config: Config, batch: Batch) -> Loss:
     """Per-pair losses (P,)."""
     from objectives import _kernels

@@ -48,6 +48,11 @@ def needs(config: Config) -> frozenset[str]:
     return NEEDS - {"history"} if config.history_weights == () else NEEDS
 
 
+def beta(config: Config) -> float:
+    """Of the implied reward: eta, as of IPO."""
+    return config.eta
+
+
 def loss(config: Config, batch: Batch) -> Loss:
     """Per-pair losses (P,). Raises Refusal if there is no history and it was not said that there need be none."""
     from objectives import _kernels

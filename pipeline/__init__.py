@@ -2,5 +2,8 @@
 
 import os
 
+from pipeline import rooms
+
+rooms.first()
 # Ray reads this once, when it is first imported, and vLLM imports Ray: so it is set before either can be.
 os.environ.setdefault("RAY_AUTH_MODE", "token")

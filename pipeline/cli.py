@@ -117,6 +117,7 @@ def plan(
     recipe: Recipe, profile: Profile = None, sets: Sets = [], rounds: Rounds = None, start_at: From = None,  # noqa: B006
     name: Name = None, runs: Runs = None,
     graph: Annotated[bool, typer.Option("--graph", help="Show nodes and arrows instead of a table.")] = False,
+    yaml: Annotated[bool, typer.Option("--yaml", help="Print the recipe whole instead, as a run records it.")] = False,
     json: Json = False,
 ) -> None:  # fmt: skip
     """Show the steps of a recipe, what exists of them, and an estimate of the rest. Runs nothing.
@@ -128,6 +129,9 @@ def plan(
 
     asked = request.asked(recipe, profile=profile, changes=sets, rounds=rounds, name=name, runs=runs)
     data = planned.collect(asked, start_at)
+    if yaml:
+        sys.stdout.write(planned.whole(asked.recipe))
+        return
     screen.report(data, json, lambda: planned.graph(data) if graph else planned.render(data, screen.screen().width))
 
 

@@ -15,10 +15,11 @@ from pydantic import BaseModel, ValidationError
 from pipeline import plugin
 from pipeline.artifact import hash_of
 from pipeline.errors import Problems
+from pipeline.patch import texts
 from pipeline.placement import NOTHING, Need
 from pipeline.plugin import Choice, Reads, Settings
 from pipeline.profile import Profile
-from pipeline.recipe import Node, Recipe, at_round, sections
+from pipeline.recipe import Node, Recipe, at_round, filled, sections
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,7 @@ class Step:
 
 def plan(recipe: Recipe, profile: Profile) -> list[Step]:
     """The steps of a recipe in an order in which they can be built. Raises Problems with all that is wrong."""
+    recipe = filled(recipe)
     steps: dict[str, Step] = {}
     broken: set[str] = set()
     problems: dict[tuple[str, str], str] = {("profile", text): text for text in _overrides(recipe, profile)}
@@ -78,7 +80,7 @@ def plan(recipe: Recipe, profile: Profile) -> list[Step]:
                 # The same slip shows in every round: once is enough.
                 section = "start" if round is None else "round"
                 for text in str(error).split("\n"):
-                    problems.setdefault((f"{section}.{name}", text), f"{folder}/{name}: {text}")
+                    problems.setdefault((f"{section}.{name}", text.replace(folder, section)), f"{folder}/{name}: {text}")
     if problems:
         raise Problems(list(problems.values()))
     return list(steps.values())
@@ -137,6 +139,8 @@ def _step(
             found.append(f"{slot}: {error}")
         except _Follows:
             follows = True
+    if config is not None and not found and not follows and hasattr(module, "check"):
+        found += module.check(config, {slot: tuple(steps[a] for a in addresses) for slot, addresses in inputs.items()})
     if found or config is None:
         raise ValueError("\n".join(found))
     if follows:
@@ -291,19 +295,8 @@ def _reaches(section: dict[str, Node], start: str, goal: str) -> bool:
             return True
         if at not in seen and at in section:
             seen.add(at)
-            stack += [text for text in _strings(section[at]) if text in section]
+            stack += [text for text in texts(section[at]) if text in section]
     return False
-
-
-def _strings(value: Any) -> Iterator[str]:
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, dict):
-        for each in cast(dict[str, Any], value).values():
-            yield from _strings(each)
-    elif isinstance(value, list):
-        for each in cast(list[Any], value):
-            yield from _strings(each)
 
 
 def dependents(steps: list[Step], roots: set[str]) -> list[str]:

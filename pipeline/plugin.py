@@ -11,6 +11,7 @@ import pkgutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from types import ModuleType
 from typing import Any, cast, get_origin
 
@@ -96,13 +97,22 @@ def load(folder: str, kind: str) -> ModuleType:
             if name and kind.startswith(name):
                 raise ValueError(f"no module '{kind}' can be imported; install it, or put its folder on PYTHONPATH") from None
             raise
+        if getattr(module, "__file__", None) is None and hasattr(module, "__path__"):
+            raise ValueError(_no_package(Path(next(iter(module.__path__)))))
         lacks = [name for name in ("VERSION", "Config", VERBS[folder]) if not hasattr(module, name)]
         if lacks:
             raise ValueError(f"module '{kind}' has no {', '.join(lacks)}, so it is not one of the {folder}; name another module")
         return module
     if kind not in names(folder):
+        for place in (Path(each) / kind for each in importlib.import_module(folder).__path__):
+            if any(place.glob("*.py")):
+                raise ValueError(_no_package(place))
         raise ValueError(unknown(folder.rpartition(".")[2].removesuffix("s"), kind, names(folder)))
     return importlib.import_module(f"{folder}.{kind}")
+
+
+def _no_package(folder: Path) -> str:
+    return f"the folder {folder} has no __init__.py, so it is no plugin; add one, with VERSION, Config and what else its room asks for"
 
 
 def unknown(what: str, name: str, known: tuple[str, ...] | list[str]) -> str:

@@ -1,12 +1,15 @@
 """A profile says where and how fast a recipe runs, never what comes out. It bears no identity."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-import yaml
-from pydantic import Field
+from pydantic import Field, ValidationError
 
-from pipeline.plugin import Choice, Picks, Settings, parse
+from pipeline import document
+from pipeline.errors import Problems, Refusal
+from pipeline.plugin import Choice, Picks, Settings, explain, parse
+from pipeline.recipe import set_value
 
 
 class Forward(Settings):
@@ -74,5 +77,22 @@ def plain(profile: Profile) -> dict[str, Any]:
     }
 
 
-def load(path: Path) -> Profile:
-    return Profile.model_validate(yaml.safe_load(path.read_text()))
+def load(path: Path, changes: Sequence[str] = ()) -> Profile:
+    """The profile in a YAML file, with `a.b=c` changes applied. Raises Problems that name every field at fault."""
+    if not path.is_file():
+        raise Refusal(f"{path}: is missing; `rematch run {path.parent} --profile NAME` records a profile again")
+    body = document.read(path)
+    for section in ("executor", "engine", "trainer"):
+        if isinstance(body.get(section), str):
+            body[section] = {"kind": body[section]}
+    for section in ("executor", "forward", "overrides"):
+        body.setdefault(section, {"kind": "inline"} if section == "executor" else {})
+    for change in changes:
+        try:
+            body = set_value(body, change)
+        except Refusal as error:
+            raise Refusal(str(error).replace("--set ", "--set profile.", 1)) from None
+    try:
+        return Profile.model_validate(body)
+    except ValidationError as error:
+        raise Problems([f"{path}: {problem}" for problem in explain(error, Profile)]) from None

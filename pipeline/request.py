@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from pydantic import ValidationError
-
+from pipeline import profile as profiles
 from pipeline import recipe as recipes
-from pipeline.errors import Problems, Refusal
-from pipeline.plugin import explain, unknown
+from pipeline.errors import Refusal
+from pipeline.plugin import unknown
 from pipeline.profile import Profile
 from pipeline.recipe import Recipe
 from pipeline.run import PROFILE, RECIPE
@@ -56,34 +55,13 @@ def asked(recipe: str, *, profile: str | None, changes: list[str], rounds: int |
     folder = (runs or (origin.parent if recorded else RUNS)) / (name or (origin.name if recorded else made.name))
     given = (("--profile", profile), ("--rounds", rounds), ("--run", name), ("--runs", runs), *(("--set", change) for change in changes))
     words = [word for option, value in given if value is not None for word in (option, str(value))]
-    return Asked(made, profile_of(place, for_profile), folder, shlex.join(["rematch", "run", recipe, *words]))
-
-
-def profile_of(path: Path, changes: list[str]) -> Profile:
-    """The profile in a YAML file, with `a.b=c` changes applied. Raises Problems that name every field at fault."""
-    if not path.is_file():
-        raise Refusal(f"{path}: is missing; `rematch run {path.parent} --profile NAME` records a profile again")
-    body = recipes.read(path)
-    for section in ("executor", "engine", "trainer"):
-        if isinstance(body.get(section), str):
-            body[section] = {"kind": body[section]}
-    for section in ("executor", "forward", "overrides"):
-        body.setdefault(section, {"kind": "inline"} if section == "executor" else {})
-    for change in changes:
-        try:
-            body = recipes.set_value(body, change)
-        except Refusal as error:
-            raise Refusal(str(error).replace("--set ", "--set profile.", 1)) from None
-    try:
-        return Profile.model_validate(body)
-    except ValidationError as error:
-        raise Problems([f"{path}: {problem}" for problem in explain(error, Profile)]) from None
+    return Asked(made, profiles.load(place, for_profile), folder, shlex.join(["rematch", "run", recipe, *words]))
 
 
 def recorded(folder: Path) -> Asked:
     """A run as it was last started."""
     made = recipes.make(recipes.read(folder / RECIPE), str(folder / RECIPE))
-    return Asked(made, profile_of(folder / PROFILE, []), folder, shlex.join(["rematch", "run", str(folder)]))
+    return Asked(made, profiles.load(folder / PROFILE), folder, shlex.join(["rematch", "run", str(folder)]))
 
 
 def find_run(text: str) -> Path:

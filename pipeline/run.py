@@ -13,9 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
-import yaml
-
-from pipeline import artifact, lifetimes, reporting
+from pipeline import artifact, document, lifetimes, reporting
 from pipeline import profile as profiles
 from pipeline import recipe as recipes
 from pipeline.artifact import CorruptArtifact
@@ -213,8 +211,8 @@ def _link(source: Path, target: Path) -> None:
 
 def record(recipe: Recipe, profile: Profile, folder: Path) -> None:
     """Put the recipe and the profile into the run, so that it explains itself. What they replace moves to the attic."""
-    for name, body in ((RECIPE, recipe.model_dump(mode="json")), (PROFILE, profiles.plain(profile))):
-        text = yaml.safe_dump(body, sort_keys=False, allow_unicode=True)
+    for name, body in ((RECIPE, recipes.whole_of(recipe)), (PROFILE, profiles.plain(profile))):
+        text = document.written(body)
         path = folder / name
         if path.exists() and path.read_text() != text:
             old = folder / ATTIC / f"{time.strftime('%Y%m%d-%H%M%S')}-{artifact.digest_of(path)[:8]}-{name}"

@@ -19,5 +19,7 @@ shard is sealed. Randomness comes of `tools.seed` and ids alone. Optional:
     TABLE: pa.Schema                                            the columns of a table of its own, whose name is in MAKES
     uses(config) -> frozenset of "engine", "forward", "trainer" what it runs, all at once; nothing if it is not there
     reads(config) -> dict[str, Reads]                           fields that, with these settings, take fewer kinds of nodes
+    check(config, inputs: dict[str, tuple[Step, ...]]) -> Iterator[str]     what is wrong between its settings and those of the steps
+                                                                            that it reads (pipeline.plan.Step), before anything runs
     estimate(config, inputs, round) -> {"rows": ..., "tokens": ...}     from the rows of its inputs; None where nobody knows
 """

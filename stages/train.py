@@ -5,6 +5,7 @@ whole distributions has the reference model asked while it trains. What the obje
 that ran is the profile's.
 """
 
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any
 
 from pydantic import model_validator
@@ -14,6 +15,7 @@ from pipeline import rows
 from pipeline.artifact import Facts
 from pipeline.errors import Refusal
 from pipeline.placement import Need
+from pipeline.plan import Step
 from pipeline.plugin import Choice, Picks, Reads
 from pipeline.tools import Tools
 from training.job import ExtraResponses, Job, Optimisation
@@ -107,6 +109,18 @@ def _has_too_much(config: Config) -> Any:
 def reads(config: Config) -> dict[str, Reads]:
     """Rows that the objective can be trained on."""
     return {"rows": Reads(*objectives.tables(config.objective))}
+
+
+def check(config: Config, inputs: Mapping[str, tuple[Step, ...]]) -> Iterator[str]:
+    """Log-probabilities that end before the tokens that are trained on."""
+    for slot in ("reference", "history", "extra_reference"):
+        for step in inputs.get(slot, ()):
+            scored = getattr(step.config, "max_length", None)
+            if scored is not None and scored < config.max_length:
+                yield (
+                    f"{slot}: {step.address} scores {scored} tokens (its max_length), and {config.max_length} are trained on here; "
+                    "raise its max_length, or let both read one `$max_length`"
+                )
 
 
 def uses(config: Config) -> frozenset[Need]:

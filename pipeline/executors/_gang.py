@@ -20,7 +20,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from pipeline import processes
+from pipeline import processes, rooms
 from pipeline.errors import Refusal
 from pipeline.placement import Placement
 
@@ -84,12 +84,11 @@ def free_port() -> int:
 
 
 def _start(folder: Path, extra: dict[str, str], index: int) -> subprocess.Popen[bytes]:
-    path = os.pathsep.join(entry or str(Path.cwd()) for entry in sys.path)
-    command = [sys.executable, "-m", __name__, str(folder), str(index), str(os.getpid())]
+    command = [sys.executable, "-P", "-m", __name__, str(folder), str(index), str(os.getpid())]
     with _file(folder, index, "log").open("wb") as log:
         return subprocess.Popen(
             command,
-            env={**os.environ, "PYTHONPATH": path, **extra},
+            env={**os.environ, "PYTHONPATH": rooms.path(), **extra},
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,

@@ -9,7 +9,7 @@ from rich.text import Text
 
 from pipeline import artifact, rows
 from pipeline.plan import Step, plan
-from pipeline.recipe import at_round, sections
+from pipeline.recipe import at_round, filled, sections
 from pipeline.request import Asked
 from pipeline.run import difference
 from pipeline.views import facts, screen
@@ -45,7 +45,7 @@ def _settings(left: Asked, right: Asked, left_round: str, right_round: str) -> l
         before, after = (each.recipe.model_dump(mode="json", exclude={"name"}) for each in (left, right))
         return difference(before, after)
     before, after = (
-        {name: (at_round(nodes, number) if number else nodes) for name, number, nodes in sections(each.recipe)}[round]
+        {name: (at_round(nodes, number) if number else nodes) for name, number, nodes in sections(filled(each.recipe))}[round]
         for each, round in ((left, left_round), (right, right_round))
     )
     return difference(before, after)

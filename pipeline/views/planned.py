@@ -5,9 +5,10 @@ from typing import Any
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from pipeline import artifact, lifetimes
+from pipeline import artifact, document, lifetimes
 from pipeline.model import KINDS
 from pipeline.plan import estimate, plan
+from pipeline.recipe import Recipe, whole_of
 from pipeline.request import Asked
 from pipeline.run import affected, status
 from pipeline.views import screen
@@ -114,3 +115,20 @@ def graph(data: dict[str, Any]) -> RenderableType:
         stage = each["stage"].rpartition(".")[2]
         lines.append(Text.assemble(f"{branch} {node:<{widest}}  ", (f"{stage:<{stages}}", "dim"), f"  <-- {reads}" if reads else ""))
     return Group(*lines)
+
+
+def whole(recipe: Recipe) -> str:
+    """The recipe as YAML that needs no other file, a line for each node."""
+    lines: list[str] = []
+    for name, value in whole_of(recipe).items():
+        if name in ("start", "round"):
+            lines.append(f"{name}:" if value else f"{name}: {{}}")
+            lines += [f"  {node}: {_flow(body)}" for node, body in value.items()]
+        else:
+            lines.append(f"{name}: {_flow(value)}")
+    return "\n".join(lines) + "\n"
+
+
+def _flow(value: Any) -> str:
+    """A value as YAML in one line."""
+    return document.written({"x": value}, flow=True, width=1 << 20).strip()[len("{x: ") : -1]

@@ -29,21 +29,35 @@ _KEEP: Schema = {
 }
 
 
+_EXTENDS = (
+    "A shipped recipe, or the path of one from this file: this one says what is different. Mappings merge, all else replaces, null "
+    "takes away; another `kind` or `stage` brings its own settings."
+)
+_VALUE: Schema = {"type": "string", "pattern": r"^\$[A-Za-z][A-Za-z0-9_-]*$", "description": "A value of `values`."}
+
+
 def recipe_schema() -> Schema:
     """The schema of a recipe's YAML."""
     defs: dict[str, Schema] = {}
     for kind in plugin.names("stages"):
         own = config_schema("stages", kind, defs, "stage")
         own["properties"]["keep"] = _KEEP
-        defs[f"start.{kind}"] = own
+        once = {name: _said_once(name, field) for name, field in own["properties"].items()}
+        defs[f"start.{kind}"] = {**own, "properties": once}
         varying = {name: _varying(name, field) for name, field in own["properties"].items()}
         defs[f"round.{kind}"] = {**own, "properties": {**varying, "stage": _sometimes(kind)}}
     schema = _top(Recipe, "rematch recipe", "What to do: a graph of nodes for the start, and one for each round.")
+    strict: Schema = {}
     for section in ("start", "round"):
         nodes = [{"$ref": f"#/$defs/{section}.{kind}"} for kind in plugin.names("stages")]
         field = schema["properties"][section]
         [name] = field["patternProperties"]  # how a node may be named
-        field |= {"patternProperties": {name: {"oneOf": [*nodes, _elsewhere("stage")]}}, "additionalProperties": False}
+        strict[section] = {"patternProperties": {name: {"oneOf": [*nodes, _elsewhere("stage")]}}}
+        field |= {"patternProperties": {name: {"type": ["object", "null"]}}, "additionalProperties": False}
+    # A patch is held to the settings of plugins once it is whole, which is when it is planned.
+    required = [name for name in schema.pop("required") if name != "name"]
+    schema["properties"]["extends"] = {"type": "string", "description": _EXTENDS}
+    schema |= {"required": ["name"], "if": {"required": ["extends"]}, "else": {"required": required, "properties": strict}}
     for body in defs.values():
         if "kind" in body.get("properties", {}):  # a plugin's settings vary by round too; that those of the start do not, the plan says
             body["properties"] = {name: _varying(name, field) for name, field in body["properties"].items()}
@@ -154,7 +168,15 @@ def _varying(name: str, field: Schema) -> Schema:
         return field
     about = {key: field[key] for key in ("description", "default") if key in field}
     inner = {key: value for key, value in field.items() if key not in about}
-    return {"anyOf": [inner, {"$ref": f"#/$defs/{_BY_ROUND}"}], **about}
+    return {"anyOf": [inner, _VALUE, {"$ref": f"#/$defs/{_BY_ROUND}"}], **about}
+
+
+def _said_once(name: str, field: Schema) -> Schema:
+    """A field of the start's node: what it is, or the name of a value."""
+    if name in ("stage", "keep", "kind"):
+        return field
+    about = {key: field[key] for key in ("description", "default") if key in field}
+    return {"anyOf": [{key: value for key, value in field.items() if key not in about}, _VALUE], **about}
 
 
 def _sometimes(kind: str) -> Schema:

@@ -3,7 +3,8 @@
 Ranking accuracies after arXiv:2405.19534; score and representation gaps after Temporal Self-Rewarding (arXiv:2508.06026);
 KL estimates k1 and k3 after Schulman (2020); distinct-n after arXiv:1510.03055, its adjustment after arXiv:2202.13587,
 self-BLEU after arXiv:1802.01886; win rate at equal length after arXiv:2404.04475. What needs an input that is not given is
-left out, never guessed. With `earlier: diagnosis@all` a node compares itself with the rounds before. The numbers are in
+left out, never guessed. The training's beta, and how many tokens are looked at, are read from what was trained and what scored
+the reference: they are said once, there. With `earlier: diagnosis@all` a node compares itself with the rounds before. The numbers are in
 `report.json` and in the facts, the log-probabilities they come from below `pairs` and `samples`.
 """
 
@@ -20,9 +21,9 @@ from pipeline.errors import Refusal
 from pipeline.placement import NOTHING, Need
 from pipeline.plugin import Reads, Settings, unknown
 from pipeline.tools import Tools
-from stages.diagnose import duels, measures, passes
+from stages.diagnose import duels, measures, passes, trained
 
-VERSION = 2
+VERSION = 3
 MAKES = "report"
 
 
@@ -44,10 +45,8 @@ class Config(Settings):
     """A report of `evaluate` with `against`: its win rate at equal length, and whether its judge and its checker still agree."""
     earlier: Annotated[tuple[str, ...], Reads("report")] = ()
     """Earlier reports of this stage, oldest first, such as `diagnosis@all`: drift is measured to the first and the last."""
-    beta: float = Field(0.1, gt=0)
-    """The training's, for the idealised accuracy and the saturated share."""
-    max_length: int | None = Field(None, ge=2)
-    """Tokens of prompt and response beyond this are not looked at; that of the logprobs node."""
+    trained: Annotated[str | None, Reads("policy")] = None
+    """The training whose beta counts, where `model` is none itself but was made from one (`merge`). None: `model`."""
     rows: int = Field(1024, ge=1)
     """Of pairs and of samples, at most this many rows, evenly spaced, go through a model or are compared word by word."""
     limits: dict[str, float] = {}
@@ -69,6 +68,8 @@ class Config(Settings):
             raise ValueError("reference: holds log-probabilities of pairs; name the pairs too")
         if self.model and not (self.pairs or self.candidates):
             raise ValueError("model: there is nothing to run it over; name pairs or candidates")
+        if self.trained and not self.model:
+            raise ValueError("trained: is the training that `model` was made from; name the model too")
         if self.against and not (self.model and self.candidates):
             raise ValueError("against: the KL divergence is that of `model` on its own `candidates`; name both")
         return self
@@ -102,7 +103,7 @@ def run(config: Config, tools: Tools) -> Facts:
         size = measures.vocabulary(tools.model("model").folder) if "model" in given and "candidates" in given else None
         facts |= measures.samples(samples, some, size)
         if "model" in given and "candidates" in given:
-            facts |= passes.over_samples(some, config.max_length, "against" in given, tools)
+            facts |= passes.over_samples(some, trained.max_length(given), "against" in given, tools)
     if "head_to_head" in given:
         facts |= duels.facts(given["head_to_head"].path, tools.seed)
     facts = {name: round(value, 6) if isinstance(value, float) else value for name, value in facts.items()}
@@ -119,11 +120,11 @@ def _pairs(config: Config, given: dict[str, Artifact], tools: Tools) -> Facts:
     facts = {**measures.pairs(given["pairs"], some), "pairs_measured": len(ids)}
     policy = reference = None
     if "model" in given:
-        facts |= passes.over_pairs(some, config.max_length, tools)
+        facts |= passes.over_pairs(some, trained.max_length(given), tools)
         policy = passes.sums(tools.out / "pairs", ids, "model")
     if "reference" in given:
         reference = passes.sums(given["reference"].path, ids, "reference")
-    return facts | passes.ranking(policy, reference, labels_P, config.beta)
+    return facts | passes.ranking(policy, reference, labels_P, trained.beta(given))
 
 
 def drift(facts: Facts, earlier: list[Facts]) -> Facts:

@@ -102,8 +102,8 @@ def sums(folder: Path, ids: Sequence[str], what: str) -> Sums:
     return found
 
 
-def ranking(policy: Sums | None, reference: Sums | None, labels_P: np.ndarray, beta: float) -> Facts:
-    """Ranking accuracy of policy and reference, the idealised one, and how far training moved both sides."""
+def ranking(policy: Sums | None, reference: Sums | None, labels_P: np.ndarray, beta: float | None) -> Facts:
+    """Ranking accuracy of policy and reference, the idealised one, and how far training moved both sides; without beta, what needs none."""
     facts: Facts = {}
     for who, known in (("", policy), ("reference_", reference)):
         if known is not None:
@@ -114,15 +114,17 @@ def ranking(policy: Sums | None, reference: Sums | None, labels_P: np.ndarray, b
     if reference is not None:
         theirs = (reference["chosen"], reference["rejected"])
         facts["mean_hardness_nats"] = mean(ranking_accuracy.hardness(*theirs))
-        facts["idealised_ranking_accuracy"] = ranking_accuracy.idealised_ranking_accuracy(*theirs, labels_P, beta)
+        if beta is not None:
+            facts["idealised_ranking_accuracy"] = ranking_accuracy.idealised_ranking_accuracy(*theirs, labels_P, beta)
     if policy is not None and reference is not None:
         facts |= _training(policy, reference, beta)
-        ours, ideal = facts["ranking_accuracy"], facts["idealised_ranking_accuracy"]
-        facts["alignment_gap"] = None if ours is None or ideal is None else ideal - ours
+        if beta is not None:
+            ours, ideal = facts["ranking_accuracy"], facts["idealised_ranking_accuracy"]
+            facts["alignment_gap"] = None if ours is None or ideal is None else ideal - ours
     return facts
 
 
-def _training(policy: Sums, reference: Sums, beta: float) -> Facts:
+def _training(policy: Sums, reference: Sums, beta: float | None) -> Facts:
     moved = {side: policy[side] - reference[side] for side in ("chosen", "rejected")}
     for side in moved:
         short = policy[f"{side}_tokens"] != reference[f"{side}_tokens"]
@@ -130,14 +132,14 @@ def _training(policy: Sums, reference: Sums, beta: float) -> Facts:
             ours, theirs = (int(known[f"{side}_tokens"][short][0]) for known in (policy, reference))
             raise Refusal(
                 f"reference: scored {theirs} tokens of a {side} response of which {ours} are measured here; "
-                "set max_length to that of the logprobs node"
+                "let the logprobs node score them with a model of the same tokenizer"
             )
-    margins_P = beta * (moved["chosen"] - moved["rejected"])
     met = ranking_accuracy.against_reference(policy["chosen"], policy["rejected"], reference["chosen"], reference["rejected"])
     tokens = {side: float(policy[f"{side}_tokens"].sum()) for side in moved}
-    return {
-        "reward_accuracy": met.reward_accuracy,
-        "mean_reward_margin": mean(margins_P),
-        "saturated_share": ranking_accuracy.saturated_share(margins_P),
+    facts: Facts = {"reward_accuracy": met.reward_accuracy}
+    if beta is not None:
+        margins_P = beta * (moved["chosen"] - moved["rejected"])
+        facts |= {"mean_reward_margin": mean(margins_P), "saturated_share": ranking_accuracy.saturated_share(margins_P)}
+    return facts | {
         **{f"{side}_logratio_per_token_nats": float(moved[side].sum()) / tokens[side] if tokens[side] else None for side in moved},
     }

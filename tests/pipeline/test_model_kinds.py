@@ -55,6 +55,7 @@ READERS: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     "stages.merge.others": (AVERAGE, ("policy",)),
     "stages.diagnose.model": (DIAGNOSE, ("policy",)),
     "stages.diagnose.against": (DIAGNOSE, ("policy",)),
+    "stages.diagnose.trained": ({**DIAGNOSE, "trained": "policy"}, ("policy",)),
     "stages.train.model": (DPO, ("policy",)),
     "stages.train.reference_model": (LIVE, ("policy",)),
     "stages.train.labels": (DPO, ("policy",)),
@@ -152,19 +153,18 @@ def test_editors_are_told_of_the_kinds():
 
 
 def test_a_step_is_handed_the_model_and_its_kind(tmp_path: Path):
-    """What was adopted under a name says its kind; what a step made, and what was recorded before kinds were, is a policy."""
+    """What was adopted says its kind in its record, what a step made in its manifest."""
     (tmp_path / "weights").mkdir()
-    for name, record in (("ranker", {"kind": "ranker"}), ("old", {}), ("endpoint", {"from": "endpoint", "name": "t"})):
+    for name, record in (("ranker", {"kind": "ranker"}), ("endpoint", {"from": "endpoint", "name": "t"})):
         (tmp_path / name).mkdir()
         whole = {"from": "folder", "path": None if name == "endpoint" else str(tmp_path / "weights"), "files": {}, **record}
         (tmp_path / name / "adopted.json").write_text(json.dumps(whole))
     (tmp_path / "made").mkdir()
-    inputs = {name: (steps.folder(tmp_path / name),) for name in ("ranker", "old", "endpoint", "made")}
+    inputs = {name: (steps.folder(tmp_path / name),) for name in ("ranker", "endpoint", "made")}
     tools = steps.tools(tmp_path / "step", inputs=inputs)
     ranker = tools.model("ranker")
     assert ranker == Model(tmp_path / "weights", None, "ranker") == pickle.loads(pickle.dumps(ranker))
-    assert tools.model("old") == Model(tmp_path / "weights") and tools.model("old").kind == "policy"
-    assert tools.model("made") == Model(inputs["made"][0].path)
+    assert tools.model("made") == Model(inputs["made"][0].path, None, "policy") and inputs["made"][0].manifest.makes == "policy"
     with pytest.raises(Refusal, match="is the model 't' behind an endpoint, which has no weights here"):
         tools.model("endpoint")
     opened = []

@@ -303,10 +303,60 @@ PLANNED: dict[str, Row] = {
     ),
     "an empty recipe": Row("tiny.yaml: is empty; see recipes/ for examples", breaks=text("tiny.yaml")),
     "not a mapping": Row("tiny.yaml: holds list, not a mapping; see recipes/ for examples", breaks=text("tiny.yaml", "- tiny")),
+    "a key twice": Row(
+        "tiny.yaml: line 4 writes 'prompts' again, after line 3 of the same mapping; keep one of them",
+        breaks=text("tiny.yaml", "name: tiny\nstart:\n  prompts: {{}}\n  prompts: {{}}\n".replace("{{}}", "{}")),
+    ),
+    "a key twice in a profile": Row(
+        "test.yaml: line 2 writes 'kind' again, after line 2 of the same mapping; keep one of them",
+        breaks=text("test.yaml", "name: test\nengine: {kind: canned, kind: vllm}\ntrainer: torch\n"), mends=None,
+    ),
+    "an alias of itself": Row(
+        "tiny.yaml: line 1 holds an alias of itself; write out what is meant", breaks=text("tiny.yaml", "start: &a {x: *a}")
+    ),
+    "no finite number": Row(
+        "tiny.yaml: line 1 holds .inf, which is no finite number; write one, or quote it", breaks=text("tiny.yaml", "seed: .inf")
+    ),
+    "extends a missing recipe": Row(
+        "tiny.yaml: extends: no recipe 'spo-hard'; did you mean 'sppo-hard'? Or give the path of a YAML file.",
+        breaks=text("tiny.yaml", "name: tiny\nextends: spo-hard\n"),
+    ),
+    "extends a missing file": Row(
+        "tiny.yaml: extends: tset.yaml: there is no such file; did you mean 'test.yaml'?",
+        breaks=text("tiny.yaml", "name: tiny\nextends: tset.yaml\n"),
+    ),
+    "extends itself": Row(
+        "tiny.yaml: extends: tiny.yaml extends tiny.yaml, a circle; let one of them stand alone",
+        breaks=text("tiny.yaml", "name: tiny\nextends: tiny.yaml\n"),
+    ),
+    "extends a profile": Row(
+        "tiny.yaml: extends: test.yaml is no recipe (test.yaml: rounds: is required; add it); name one",
+        breaks=text("tiny.yaml", "name: tiny\nextends: test.yaml\n"),
+    ),
+    "extends no name": Row(
+        "tiny.yaml: extends: takes the name of a shipped recipe or the path of a file, not ['sppo']",
+        breaks=text("tiny.yaml", "name: tiny\nextends: [sppo]\n"),
+    ),
+    "unknown value": Row(
+        "tiny.yaml: round.candidates: '$tokns' names no value; did you mean 'tokens'?",
+        ("values={tokens: 64}", "round.candidates.max_new_tokens=$tokns", "round.candidates.n=$tokens"),
+    ),
+    "unused value": Row(
+        "tiny.yaml: values.tokens: no node reads '$tokens'; write '$tokens' where it is meant, or leave the value out",
+        ("values={tokens: 64}",),
+    ),
+    "log-probabilities that end too soon": Row(
+        "round-01/trained: reference: round-01/scored scores 32 tokens (its max_length), and 64 are trained on here; "
+        "raise its max_length, or let both read one `$max_length`",
+        (
+            "round.scored={stage: logprobs, model: policy, rows: pairs, max_length: 32}",
+            "round.trained={stage: train, model: policy, rows: pairs, reference: scored, objective: {kind: dpo}, max_length: 64}",
+        ),
+    ),
     # What is typed.
     "unknown recipe": Row("no recipe 'dmo'; did you mean 'demo'? Or give the path of a YAML file.", command="run dmo", mends=None),
     "unknown recipe file": Row(
-        "/tyni.yaml: there is no such file; give the path of a YAML file, or one of: .*demo, .*/", command="run tyni.yaml", mends=None
+        "/nowhere.yaml: there is no such file; give the path of a YAML file, or one of: .*demo, .*/", command="run nowhere.yaml", mends=None
     ),
     "unknown profile": Row(
         "no profile 'lapto'; did you mean 'laptop'? Or give the path of a YAML file.", command="run tiny.yaml -p lapto", mends=None

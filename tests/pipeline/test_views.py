@@ -183,6 +183,14 @@ def test_schemas_accept_what_is_shipped_and_name_what_is_wrong():
     }.items():
         bad = {**recipe["round"], node: {**recipe["round"][node], **change}}
         assert not checker.is_valid({**recipe, "round": bad}), f"{node} {change}"
+    over = {
+        "name": "mine",
+        "extends": "sppo",
+        "values": {"max_length": 9},
+        "round": {"report": None, "policy": {"max_length": "$max_length"}},
+    }
+    assert checker.is_valid(over) and not checker.is_valid({**over, "extends": ["sppo"]})
+    assert not checker.is_valid({name: value for name, value in over.items() if name != "extends"}), "a patch of nothing"
     assert not checker.is_valid({**recipe, "start": {**recipe["start"], "policy": {"stage": "adopt", "model": {"by_round": ["a"]}}}})
 
 

@@ -1,6 +1,7 @@
 """The diagnosis of a round, against plain recomputation: tables alone, a real tiny model, the rounds before, and bad input."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -229,11 +230,21 @@ def tables(models, tmp_path_factory):
     }
 
 
+def made_by(artifact_: artifact.Artifact, stage: str, **settings) -> artifact.Artifact:
+    """An artifact as if a step of `stage` with these settings had made it."""
+    identity = {"stage": stage, "settings": settings}
+    return replace(artifact_, manifest=artifact_.manifest.model_copy(update={"identity": identity}))
+
+
+def trained(model: artifact.Artifact, **objective) -> artifact.Artifact:
+    return made_by(model, "train", objective={"version": 1, **objective})
+
+
 @pytest.mark.parametrize("size", [2, 100])
 def test_what_a_model_says_of_pairs(models, tables, tmp_path, size):
-    given = {"pairs": tables["pairs"], "model": models["policy"]}
+    given = {"pairs": tables["pairs"], "model": trained(models["policy"], kind="dpo", beta=0.02)}
     given["reference"] = steps.build(tmp_path / "reference", "logprobs", {}, {"rows": tables["pairs"], "model": models["base"]})
-    made = steps.build(tmp_path / "report", "diagnose", {"beta": 0.02}, given, rows_per_shard=size)
+    made = steps.build(tmp_path / "report", "diagnose", {}, given, rows_per_shard=size)
     facts, (pairs, _) = made.manifest.facts, tables["raw"]
     seen = {
         (who, side): [plain(models[who].path, row["prompt_token_ids"], row[f"{side}_token_ids"]) for row in pairs]
@@ -292,8 +303,35 @@ def test_kl_and_entropy_of_samples(models, tables, tmp_path):
     assert itself["kl_k3_per_token_nats"] == 0 == itself["kl_k1_per_sequence_nats"]
 
 
+BETA = {"idealised_ranking_accuracy", "alignment_gap", "mean_reward_margin", "saturated_share"}
+
+
+def test_beta_is_what_was_trained_with(models, tables, tmp_path):
+    """Of the model itself, its defaults included, or of the training that it was made from; without one, what needs it is left out."""
+    base = models["base"]
+    reference = steps.build(tmp_path / "reference", "logprobs", {}, {"rows": tables["pairs"], "model": base})
+    given = {"pairs": tables["pairs"], "reference": reference}
+    policy = models["policy"]
+
+    def facts(name, model, **more):
+        return steps.build(tmp_path / name, "diagnose", {}, {**given, "model": model, **more}).manifest.facts
+
+    default = facts("default", trained(policy, kind="dpo"))
+    assert default["mean_reward_margin"] == pytest.approx(
+        10 * facts("low", trained(policy, kind="dpo", beta=0.01))["mean_reward_margin"], abs=1e-4
+    )
+    eta = facts("eta", trained(policy, kind="inpo", eta=0.1))
+    assert eta["mean_reward_margin"] == default["mean_reward_margin"]
+    merged = made_by(policy, "merge", how="extrapolate", alpha=0.3)
+    assert facts("merged", merged, trained=trained(base, kind="dpo")).items() >= {name: default[name] for name in BETA}.items()
+    adopted = made_by(policy, "adopt", model="org/name")
+    for name, model in (("none", trained(policy, kind="sft")), ("merge", merged), ("adopted", adopted)):
+        found = facts(name, model)
+        assert not BETA & found.keys() and found["reward_accuracy"] == default["reward_accuracy"]
+
+
 def test_a_model_that_ranks_its_reference_has_moved_nowhere(models, tables, tmp_path):
-    given = {"pairs": tables["pairs"], "model": models["policy"]}
+    given = {"pairs": tables["pairs"], "model": trained(models["policy"], kind="dpo")}
     given["reference"] = steps.build(tmp_path / "reference", "logprobs", {}, {"rows": tables["pairs"], "model": models["policy"]})
     facts = steps.build(tmp_path / "report", "diagnose", {}, given).manifest.facts
     assert facts["ranking_accuracy"] == facts["reference_ranking_accuracy"]
@@ -372,6 +410,7 @@ def test_a_report_without_verdicts_has_no_head_to_head(tmp_path):
         ({"judged": "j", "reference": "r"}, "name the pairs too"),
         ({"judged": "j", "model": "m"}, "nothing to run it over"),
         ({"pairs": "p", "model": "m", "against": "n"}, "name both"),
+        ({"pairs": "p", "trained": "m"}, "name the model too"),
         ({"pairs": "p", "limits": {"kept_shar": 0.5}}, "no alarm on 'kept_shar'; did you mean 'kept_share'"),
     ],
 )
@@ -383,9 +422,10 @@ def test_settings_that_make_no_sense(settings, problem):
 def test_inputs_that_do_not_belong_together(models, tables, tmp_path):
     given = {"pairs": tables["pairs"], "model": models["policy"]}
     cut = steps.build(tmp_path / "cut", "logprobs", {"max_length": 6}, {"rows": tables["pairs"], "model": models["base"]})
-    with pytest.raises(Refusal, match="reference: scored .* set max_length to that of the logprobs node"):
+    with pytest.raises(Refusal, match="reference: scored .* with a model of the same tokenizer"):
         steps.build(tmp_path / "a", "diagnose", {}, {**given, "reference": cut})
-    assert steps.build(tmp_path / "b", "diagnose", {"max_length": 6}, {**given, "reference": cut}).manifest.facts["pairs"] == 5
+    known = made_by(cut, "logprobs", max_length=6)
+    assert steps.build(tmp_path / "b", "diagnose", {}, {**given, "reference": known}).manifest.facts["pairs"] == 5
     other = steps.table(tmp_path / "other", "logprobs", [{"id": "elsewhere", "logprobs": [[-1.0], [-2.0]]}])
     with pytest.raises(Refusal, match="has no log-probabilities of 5 of 5 pairs"):
         steps.build(tmp_path / "c", "diagnose", {}, {**given, "reference": other})
@@ -396,7 +436,7 @@ def test_inputs_that_do_not_belong_together(models, tables, tmp_path):
 
 def test_every_bound_is_on_a_fact_that_a_diagnosis_can_have(models, tables, tmp_path):
     given = {"pairs": tables["pairs"], "candidates": tables["candidates"], "judged": judged(tmp_path / "judged")}
-    given |= {"model": models["policy"], "against": models["base"]}
+    given |= {"model": trained(models["policy"], kind="dpo"), "against": models["base"]}
     given["reference"] = steps.build(tmp_path / "reference", "logprobs", {}, {"rows": tables["pairs"], "model": models["base"]})
     before = earlier(
         tmp_path / "r1", mean_tokens=1.0, distinct_2=1.0, mean_score_gap=1.0, kl_k3_per_token_nats=1.0, entropy_per_token_nats=1.0

@@ -26,7 +26,7 @@ def folder(path: Path) -> Artifact:
     with artifact.draft(path.with_suffix(".artifact"), "0" * 32) as draft:
         for file in path.iterdir():
             (draft.out / file.name).write_bytes(file.read_bytes())
-        return publish(draft, path.with_suffix(".artifact"), "model")
+        return publish(draft, path.with_suffix(".artifact"), "policy")
 
 
 def publish(draft: artifact.Draft, path: Path, makes: str) -> Artifact:

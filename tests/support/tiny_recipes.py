@@ -51,7 +51,7 @@ SCRIPTS = {"dno": GRADES, "meta-rewarding": JUDGEMENTS}
 
 def tiny(name: str, rounds: int, folder: Path) -> Recipe:
     """A shipped recipe, shrunk; models that it adopts and nobody can `init` are made in `folder`."""
-    body = recipe.read(recipe.find(name, "recipes"))
+    body = recipe.whole_of(recipe.filled(recipe.load(recipe.find(name, "recipes"))))
     parts = body["round"]["batch"]["parts"]
     for node in [*body["start"].values(), *body["round"].values()]:
         _shrink(node, PROMPTS * parts, folder)
@@ -75,6 +75,8 @@ def _shrink(node: dict[str, Any], count: int, folder: Path) -> None:
         node["max_new_tokens"] = 6
     elif stage == "train":
         node.update(learning_rate=1e-3, batch_size=4, num_train_epochs=1, max_length=2048)
+    elif "max_length" in node:
+        node["max_length"] = 2048
     elif "judge" in node:
         node["judge"] = _judge(node["judge"])
         if stage != "evaluate":

@@ -8,10 +8,9 @@ import subprocess
 import sys
 from collections.abc import Generator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
-from pipeline import processes
+from pipeline import processes, rooms
 from pipeline.errors import Problems, Refusal
 from pipeline.executors.ray.config import Config
 from pipeline.placement import Need, Placement, placement
@@ -64,7 +63,7 @@ def _started(config: Config) -> Generator[None]:
         # It stays, because Ray reads it once in the life of a process.
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     before = os.environ.get("PYTHONPATH")
-    os.environ["PYTHONPATH"] = _path()
+    os.environ["PYTHONPATH"] = rooms.path()  # workers must find the plugins that this process finds
     import ray
 
     try:
@@ -131,11 +130,6 @@ def _is_open(address: str) -> bool:
     call = [sys.executable, "-c", _STRANGER, address]
     asked = subprocess.run(call, env={**environment, "RAY_AUTH_MODE": "disabled"}, capture_output=True, text=True)
     return asked.stdout.strip() == "open"
-
-
-def _path() -> str:
-    """Our import path: workers must find the plugins that this process finds."""
-    return os.pathsep.join(entry or str(Path.cwd()) for entry in sys.path)
 
 
 def check_room(steps: list[Step], profile: Profile) -> None:
