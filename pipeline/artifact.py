@@ -59,6 +59,8 @@ class Manifest(BaseModel):
 class Artifact:
     path: Path
     manifest: Manifest
+    linked_from: str | None = None
+    """Name of the run that it was just linked from; None if it was built, or was there."""
 
 
 @dataclass(frozen=True)
@@ -146,12 +148,39 @@ def publish(
     )
     (made.out / MANIFEST).write_text(manifest.model_dump_json(indent=2))
     sync(made.out / MANIFEST)
-    for folder in (*(p for p in made.out.rglob("*") if p.is_dir()), made.out):
-        sync(folder)
-    os.rename(made.out, path)
-    sync(path.parent)
+    _show(made.out, path)
     shutil.rmtree(made.out.parent)
     return Artifact(path, manifest)
+
+
+def link(have: Artifact, made: Draft, path: Path) -> Artifact | None:
+    """Publish at `path` what another run has, by hard links: its files are shared from now on, and none is written to again.
+
+    None if it went away, or was dropped, while it was being linked. Raises OSError where no links can be made.
+    """
+    part = made.out.with_name("linking")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir()
+    try:
+        for name in (*(entry.path for entry in have.manifest.files if not have.manifest.dropped), MANIFEST):
+            (part / name).parent.mkdir(parents=True, exist_ok=True)
+            os.link(have.path / name, part / name)
+    except FileNotFoundError:
+        return None
+    was, found = have.manifest, read(part)
+    if found is None or (found.manifest.key, found.manifest.digest, found.manifest.dropped) != (was.key, was.digest, was.dropped):
+        return None
+    _show(part, path)
+    shutil.rmtree(made.out.parent)
+    return Artifact(path, have.manifest)
+
+
+def _show(folder: Path, path: Path) -> None:
+    """Move a whole artifact, whose files are on disk, to where readers find it."""
+    for each in (*(p for p in folder.rglob("*") if p.is_dir()), folder):
+        sync(each)
+    os.rename(folder, path)
+    sync(path.parent)
 
 
 def drop(have: Artifact) -> None:

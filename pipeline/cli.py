@@ -84,32 +84,44 @@ def run(
 
     Example: `rematch run demo --rounds 1`, then `rematch run runs/demo --rounds 3`
     """
-    from dataclasses import replace
-
     from pipeline import request
-    from pipeline import run as runner
-    from pipeline.plan import plan
-    from pipeline.run import RECIPE, affected
+    from pipeline.recipe import RECIPE
     from pipeline.views import progress, screen
     from pipeline.views import rounds as view
 
     asked = request.asked(recipe, profile=profile, changes=sets, rounds=rounds, name=name, runs=runs)
-    steps = plan(asked.recipe, asked.profile)
-    again = affected(steps, start_at) if start_at else []
     out = screen.screen(stderr=json)
     try:
-        with progress.watching(asked, steps, again, out) as context:
-
-            def started(address: str) -> None:
-                listen()  # by now the executor's libraries are up, with signal handlers of their own
-                context.started(address)
-
-            told = replace(context, started=started)
-            built = runner.run(asked.recipe, asked.profile, asked.folder, start_at=start_at, context=told)
+        built, linked = progress.build(asked, out, listen, start_at)
     except KeyboardInterrupt:
         raise Interrupted(f"rematch run {asked.folder}" if (asked.folder / RECIPE).is_file() else "") from None
-    data = {**view.collect(asked), "built": built}
+    data = {**view.collect(asked), "built": built, "linked": linked}
     screen.report(data, json, lambda: view.ended(data, out.width))
+
+
+@app.command()
+def build(
+    run: Run, step: Annotated[str, typer.Argument(metavar="STEP", help="Which step, such as round-02/pairs.")],
+    profile: Profile = None, json: Json = False,
+) -> None:  # fmt: skip
+    """Build one step of a run, whose inputs are done. Several steps of a run may be built at once, each by a command of its own.
+
+    Example: `rematch build runs/demo round-02/pairs`
+    """
+    from pipeline import request
+    from pipeline.views import change, progress, screen
+
+    asked = request.recorded(request.find_run(run), profile)
+    section, node = request.section_of(step, asked.recipe)
+    if not node:
+        raise Refusal(f"{step}: is a whole round; name one step of it, such as {section}/{next(iter(asked.recipe.round), 'pairs')}")
+    address = f"{section}/{node}"
+    try:
+        built, linked = progress.build_step(asked, address, screen.screen(stderr=json), listen)
+    except KeyboardInterrupt:
+        raise Interrupted(f"rematch build {asked.folder} {address}") from None
+    data = {"run": str(asked.folder), "step": address, "built": built, "linked": linked}
+    screen.report(data, json, lambda: change.render_built(data))
 
 
 @app.command()

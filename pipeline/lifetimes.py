@@ -7,7 +7,7 @@ be built reads it. Knows plans and artifacts; the states of steps are given to i
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from pipeline import artifact
+from pipeline import artifact, events
 from pipeline.artifact import Artifact
 from pipeline.plan import Step
 
@@ -45,6 +45,8 @@ def dropping(
         have = artifact.read(step.folder(folder))
         if have is not None and (have.manifest.dropped or (not step.keep and readers[address])):
             artifact.drop(have)
+            if not have.manifest.dropped:
+                events.append(folder, "dropped", address=address)
 
     def then(made: Artifact, address: str) -> None:
         finished(made, address)

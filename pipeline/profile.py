@@ -1,7 +1,7 @@
 """A profile says where and how fast a recipe runs, never what comes out. It bears no identity."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import Field
@@ -42,6 +42,8 @@ class Profile(Settings):
     """Workers of the stages that need no model."""
     answers: str = "~/.cache/rematch/answers"
     """Folder of the answers that teachers gave, which outlives runs so that none is paid for twice; all workers must see it."""
+    reuse: Literal["siblings", "none"] = "siblings"
+    """Where a step that has to be built is looked for first: in the runs beside this one, to be linked; or nowhere."""
     reporters: tuple[Annotated[Choice, Picks("reporters")], ...] = ()
     """Who is told the numbers of each round that is finished; nobody unless asked for."""
     overrides: dict[str, dict[str, Any]] = {}

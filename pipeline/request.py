@@ -14,8 +14,8 @@ from pipeline import recipe as recipes
 from pipeline.errors import Problems, Refusal
 from pipeline.plugin import explain, unknown
 from pipeline.profile import Profile
-from pipeline.recipe import Recipe
-from pipeline.run import PROFILE, RECIPE
+from pipeline.recipe import RECIPE, Recipe
+from pipeline.run import PROFILE
 
 RUNS = Path("runs")
 """Where runs are, unless --runs says otherwise."""
@@ -80,10 +80,11 @@ def profile_of(path: Path, changes: list[str]) -> Profile:
         raise Problems([f"{path}: {problem}" for problem in explain(error, Profile)]) from None
 
 
-def recorded(folder: Path) -> Asked:
-    """A run as it was last started."""
+def recorded(folder: Path, profile: str | None = None) -> Asked:
+    """A run as it was last started, or under another profile."""
     made = recipes.make(recipes.read(folder / RECIPE), str(folder / RECIPE))
-    return Asked(made, profile_of(folder / PROFILE, []), folder, shlex.join(["rematch", "run", str(folder)]))
+    place = folder / PROFILE if profile is None else recipes.find(profile, "profiles")
+    return Asked(made, profile_of(place, []), folder, shlex.join(["rematch", "run", str(folder)]))
 
 
 def find_run(text: str) -> Path:

@@ -17,7 +17,7 @@ class Config(Fields):
     """The file; a relative path counts from the folder in which `rematch` runs."""
 
 
-def read(config: Config, seed: int) -> Iterator[Record]:
+def read(config: Config) -> Iterator[Record]:
     """The records of the file, in its order. A malformed line is a Refusal with its number."""
     rows = 0
     try:

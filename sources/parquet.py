@@ -20,7 +20,7 @@ class Config(Fields):
     """A Parquet file, or a folder of `*.parquet`; a relative path counts from the folder in which `rematch` runs."""
 
 
-def read(config: Config, seed: int) -> Iterator[Record]:
+def read(config: Config) -> Iterator[Record]:
     """The records of all files, row by row. A missing column is a Refusal with the near miss."""
     rows = 0
     for path in _files(config.path):

@@ -14,5 +14,6 @@ and neither their size nor their order may show in the result. Randomness comes 
 
     uses(config) -> "engine" | "forward" | "trainer" | None     the hardware it needs; None if it is not there
     reads(config) -> dict[str, Reads]                           fields that, with these settings, take fewer kinds of nodes
+    SEEDED = False         it draws nothing: neither its key nor its tools have the recipe's seed, so runs of several seeds share it
     estimate(config, inputs, round) -> {"rows": ..., "tokens": ...}     from the rows of its inputs; None where nobody knows
 """

@@ -19,6 +19,7 @@ from pipeline.tools import Tools
 
 VERSION = 1
 MAKES = "model"
+SEEDED = False
 WEIGHTS = ".safetensors"
 
 

@@ -19,6 +19,7 @@ from stages import _adopt_rows
 
 VERSION = 1
 MAKES = "candidates"
+SEEDED = False
 
 
 class Config(Settings):

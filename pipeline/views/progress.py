@@ -7,7 +7,7 @@ is twice a minute. Callbacks may come from several threads.
 import logging
 import threading
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,11 +15,13 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
+from pipeline import run as runner
 from pipeline.artifact import Artifact
 from pipeline.build import Context
-from pipeline.plan import Step
+from pipeline.plan import Step, plan
 from pipeline.recipe import sections
 from pipeline.request import Asked
+from pipeline.run import affected
 from pipeline.views import facts, rounds, screen
 
 STILL_S = 30.0
@@ -29,7 +31,7 @@ STILL_S = 30.0
 class Watch:
     """Turns the callbacks of a run into lines and bars."""
 
-    def __init__(self, asked: Asked, steps: list[Step], again: list[str], out: Console) -> None:
+    def __init__(self, asked: Asked, steps: list[Step], again: list[str], out: Console, only: str | None) -> None:
         self._asked, self._out = asked, out
         self._steps = {step.address: step for step in steps}
         self._folders = [name for name, _, _ in sections(asked.recipe)]
@@ -38,6 +40,8 @@ class Watch:
         self._entries |= {step.address: facts.entry(step, None) for step in steps if step.address in again}
         self._said: dict[str, float] = {}
         self._bars: dict[str, TaskID] = {}
+        self.linked: dict[str, str] = {}
+        """Address -> the run that it was linked from."""
         self._address_width = max((len(address) for address in self._steps), default=0)
         self.progress = Progress(
             SpinnerColumn(),
@@ -49,7 +53,7 @@ class Watch:
             transient=True,
             disable=not out.is_terminal,
         )
-        todo = sum(not each["done"] for each in self._entries.values())
+        todo = sum(not each["done"] for address, each in self._entries.items() if only in (None, address))
         self._all = self.progress.add_task("steps".ljust(self._address_width), total=todo) if todo else None
 
     def started(self, address: str) -> None:
@@ -74,10 +78,14 @@ class Watch:
             if self._all is not None:
                 self.progress.advance(self._all)
             each = self._entries[address] = facts.entry(self._steps[address], made)
-            took = screen.seconds(each["seconds"]).rjust(12)
-            about = Text(facts.line(each["makes"], each["facts"]), style="dim")
+            linked = made.linked_from is not None
+            took = ("linked" if linked else screen.seconds(each["seconds"])).rjust(12)
+            line = facts.line(each["makes"], each["facts"])
+            about = Text(f"from {screen.safe(made.linked_from)}: {line}" if linked else line, style="dim")
             if self._out.is_terminal:
                 about.truncate(max(self._out.width - self._address_width - 14, 20), overflow="ellipsis")
+            if linked:
+                self.linked[address] = str(made.linked_from)
             self._out.print(Text.assemble((address.ljust(self._address_width), "bold"), took, "  ", about), soft_wrap=True)
             self._round_ended(address.split("/")[0])
 
@@ -107,18 +115,43 @@ class _Lines(logging.Handler):
         self._out.print(Text(screen.safe(said), style="yellow"), soft_wrap=True)
 
 
+def build(asked: Asked, out: Console, listen: Callable[[], None], start_at: str | None = None) -> tuple[list[str], dict[str, str]]:
+    """Run what was asked for, shown on `out`; returns what was built, and what was linked from which run.
+
+    `listen` is called as each step begins: by then the executor's libraries are up, with signal handlers of their own.
+    """
+    steps = plan(asked.recipe, asked.profile)
+    with watching(asked, steps, affected(steps, start_at) if start_at else [], out, listen) as (watch, context):
+        built = runner.run(asked.recipe, asked.profile, asked.folder, start_at=start_at, context=context)
+    return built, watch.linked
+
+
+def build_step(asked: Asked, address: str, out: Console, listen: Callable[[], None]) -> tuple[list[str], dict[str, str]]:
+    """Build one step, shown on `out`; returns what `build` does."""
+    with watching(asked, plan(asked.recipe, asked.profile), [], out, listen, only=address) as (watch, context):
+        built = runner.build_step(asked.recipe, asked.profile, asked.folder, address, context=context)
+    return built, watch.linked
+
+
 @contextmanager
-def watching(asked: Asked, steps: list[Step], again: list[str], out: Console) -> Generator[Context]:
+def watching(
+    asked: Asked, steps: list[Step], again: list[str], out: Console, listen: Callable[[], None], only: str | None = None
+) -> Generator[tuple[Watch, Context]]:
     """The context that a run reports to, shown on `out` until the block ends. Stages' log lines go there too.
 
-    `again` are the addresses that the run retires before it starts.
+    `again` are the addresses that the run retires before it starts; `only` is the one that is built, if it is one.
     """
-    watch = Watch(asked, steps, again, out)
+    watch = Watch(asked, steps, again, out, only)
+
+    def started(address: str) -> None:
+        listen()
+        watch.started(address)
+
     handler = _Lines(out, logging.WARNING)
     log = logging.getLogger("rematch")
     log.addHandler(handler)
     try:
         with watch.progress:
-            yield Context(run=asked.folder, profile=asked.profile, started=watch.started, report=watch.report, finished=watch.finished)
+            yield watch, Context(run=asked.folder, profile=asked.profile, started=started, report=watch.report, finished=watch.finished)
     finally:
         log.removeHandler(handler)
