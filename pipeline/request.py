@@ -11,11 +11,13 @@ from typing import Any, cast
 from pydantic import ValidationError
 
 from pipeline import recipe as recipes
+from pipeline import sweep
 from pipeline.errors import Problems, Refusal
 from pipeline.plugin import explain, unknown
 from pipeline.profile import Profile
 from pipeline.recipe import RECIPE, Recipe
 from pipeline.run import PROFILE
+from pipeline.sweep import Point
 
 RUNS = Path("runs")
 """Where runs are, unless --runs says otherwise."""
@@ -37,13 +39,7 @@ def asked(recipe: str, *, profile: str | None, changes: list[str], rounds: int |
 
     `recipe` is a shipped name, a YAML path, or a run folder, whose recorded recipe and profile then count.
     """
-    origin = Path(recipe)
-    if (origin / RECIPE).is_file():
-        source, recorded = origin / RECIPE, origin / PROFILE
-    else:
-        if origin.is_dir():
-            raise Refusal(f"{recipe}: is a folder without a {RECIPE}, so it is not a run; {_runs_in(origin)}")
-        source, recorded = recipes.find(recipe, "recipes"), None
+    source, recorded = source_of(recipe)
     for_profile = [change.removeprefix("profile.") for change in changes if change.startswith("profile.")]
     for_recipe = [change for change in changes if not change.startswith("profile.")]
     if rounds is not None:
@@ -52,18 +48,62 @@ def asked(recipe: str, *, profile: str | None, changes: list[str], rounds: int |
     for change in for_recipe:
         body = recipes.set_value(body, change)
     made = recipes.make(body, str(source))
-    place = recorded if recorded is not None and profile is None else recipes.find(profile or "laptop", "profiles")
+    origin = Path(recipe)
     folder = (runs or (origin.parent if recorded else RUNS)) / (name or (origin.name if recorded else made.name))
     given = (("--profile", profile), ("--rounds", rounds), ("--run", name), ("--runs", runs), *(("--set", change) for change in changes))
     words = [word for option, value in given if value is not None for word in (option, str(value))]
-    return Asked(made, profile_of(place, for_profile), folder, shlex.join(["rematch", "run", recipe, *words]))
+    where = profile_of(_place(profile, recorded), for_profile)
+    return Asked(made, where, folder, shlex.join(["rematch", "run", recipe, *words]))
+
+
+def source_of(recipe: str) -> tuple[Path, Path | None]:
+    """The file of a recipe, and of the profile that was recorded beside it if it is a run's."""
+    origin = Path(recipe)
+    if (origin / RECIPE).is_file():
+        return origin / RECIPE, origin / PROFILE
+    if origin.is_dir():
+        raise Refusal(f"{recipe}: is a folder without a {RECIPE}, so it is not a run; {_runs_in(origin)}")
+    return recipes.find(recipe, "recipes"), None
+
+
+def _place(profile: str | None, recorded: Path | None) -> Path:
+    return recorded if recorded is not None and profile is None else recipes.find(profile or "laptop", "profiles")
+
+
+def swept(
+    recipe: str, *, profile: str | None, changes: list[str], seeds: str | None, rounds: int | None, runs: Path | None, name: str | None
+) -> tuple[Path, list[tuple[Point, Asked]]]:
+    """Read what `rematch sweep RECIPE` was given: the folder of its runs, and each of them. Nothing is made."""
+    source, recorded = source_of(recipe)
+    for_profile = [change.removeprefix("profile.") for change in changes if change.startswith("profile.")]
+    for change in for_profile:
+        if len(sweep.axis(change).values) > 1:
+            raise Refusal(f"--set profile.{change}: is the profile's, which never changes what comes out; a sweep changes the recipe")
+    axes = [sweep.axis(change) for change in changes if not change.startswith("profile.")]
+    axes += [sweep.seeds(seeds)] if seeds is not None else []
+    where = profile_of(_place(profile, recorded), for_profile)
+    body = recipes.read(source)
+    if rounds is not None:
+        body = recipes.set_value(body, f"rounds={rounds}")
+    name = name or f"{recipes.make(body, str(source)).name}-sweep"
+    sweep.check_name(name)
+    folder = (runs or RUNS) / name
+    found = sweep.points(body, axes, where, str(source))
+    return folder, [
+        (point, Asked(point.recipe, where, folder / point.name, shlex.join(["rematch", "run", str(folder / point.name)])))
+        for point in found
+    ]
 
 
 def profile_of(path: Path, changes: list[str]) -> Profile:
     """The profile in a YAML file, with `a.b=c` changes applied. Raises Problems that name every field at fault."""
     if not path.is_file():
         raise Refusal(f"{path}: is missing; `rematch run {path.parent} --profile NAME` records a profile again")
-    body = recipes.read(path)
+    return make_profile(recipes.read(path), changes, str(path))
+
+
+def make_profile(body: dict[str, Any], changes: list[str], where: str) -> Profile:
+    """The profile in plain data, with `a.b=c` changes applied."""
     for section in ("executor", "engine", "trainer"):
         if isinstance(body.get(section), str):
             body[section] = {"kind": body[section]}
@@ -77,7 +117,7 @@ def profile_of(path: Path, changes: list[str]) -> Profile:
     try:
         return Profile.model_validate(body)
     except ValidationError as error:
-        raise Problems([f"{path}: {problem}" for problem in explain(error, Profile)]) from None
+        raise Problems([f"{where}: {problem}" for problem in explain(error, Profile)]) from None
 
 
 def recorded(folder: Path, profile: str | None = None) -> Asked:

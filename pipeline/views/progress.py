@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 from rich.console import Console
@@ -40,8 +41,6 @@ class Watch:
         self._entries |= {step.address: facts.entry(step, None) for step in steps if step.address in again}
         self._said: dict[str, float] = {}
         self._bars: dict[str, TaskID] = {}
-        self.linked: dict[str, str] = {}
-        """Address -> the run that it was linked from."""
         self._address_width = max((len(address) for address in self._steps), default=0)
         self.progress = Progress(
             SpinnerColumn(),
@@ -84,8 +83,6 @@ class Watch:
             about = Text(f"from {screen.safe(made.linked_from)}: {line}" if linked else line, style="dim")
             if self._out.is_terminal:
                 about.truncate(max(self._out.width - self._address_width - 14, 20), overflow="ellipsis")
-            if linked:
-                self.linked[address] = str(made.linked_from)
             self._out.print(Text.assemble((address.ljust(self._address_width), "bold"), took, "  ", about), soft_wrap=True)
             self._round_ended(address.split("/")[0])
 
@@ -115,28 +112,35 @@ class _Lines(logging.Handler):
         self._out.print(Text(screen.safe(said), style="yellow"), soft_wrap=True)
 
 
-def build(asked: Asked, out: Console, listen: Callable[[], None], start_at: str | None = None) -> tuple[list[str], dict[str, str]]:
-    """Run what was asked for, shown on `out`; returns what was built, and what was linked from which run.
+@dataclass
+class Did:
+    """What became of a run's steps, filled in as they end, so that it is known of a run that fails too."""
+
+    built: list[str] = field(default_factory=list[str])
+    linked: dict[str, str] = field(default_factory=dict[str, str])
+    """Address -> the run that it was linked from."""
+
+
+def build(asked: Asked, out: Console, listen: Callable[[], None], did: Did, start_at: str | None = None) -> None:
+    """Run what was asked for, shown on `out`.
 
     `listen` is called as each step begins: by then the executor's libraries are up, with signal handlers of their own.
     """
     steps = plan(asked.recipe, asked.profile)
-    with watching(asked, steps, affected(steps, start_at) if start_at else [], out, listen) as (watch, context):
-        built = runner.run(asked.recipe, asked.profile, asked.folder, start_at=start_at, context=context)
-    return built, watch.linked
+    with watching(asked, steps, affected(steps, start_at) if start_at else [], out, listen, did) as context:
+        runner.run(asked.recipe, asked.profile, asked.folder, start_at=start_at, context=context)
 
 
-def build_step(asked: Asked, address: str, out: Console, listen: Callable[[], None]) -> tuple[list[str], dict[str, str]]:
-    """Build one step, shown on `out`; returns what `build` does."""
-    with watching(asked, plan(asked.recipe, asked.profile), [], out, listen, only=address) as (watch, context):
-        built = runner.build_step(asked.recipe, asked.profile, asked.folder, address, context=context)
-    return built, watch.linked
+def build_step(asked: Asked, address: str, out: Console, listen: Callable[[], None], did: Did) -> None:
+    """Build one step, shown on `out`."""
+    with watching(asked, plan(asked.recipe, asked.profile), [], out, listen, did, only=address) as context:
+        runner.build_step(asked.recipe, asked.profile, asked.folder, address, context=context)
 
 
 @contextmanager
 def watching(
-    asked: Asked, steps: list[Step], again: list[str], out: Console, listen: Callable[[], None], only: str | None = None
-) -> Generator[tuple[Watch, Context]]:
+    asked: Asked, steps: list[Step], again: list[str], out: Console, listen: Callable[[], None], did: Did, only: str | None = None
+) -> Generator[Context]:
     """The context that a run reports to, shown on `out` until the block ends. Stages' log lines go there too.
 
     `again` are the addresses that the run retires before it starts; `only` is the one that is built, if it is one.
@@ -147,11 +151,18 @@ def watching(
         listen()
         watch.started(address)
 
+    def finished(made: Artifact, address: str) -> None:
+        watch.finished(made, address)
+        if made.linked_from is None:
+            did.built.append(address)
+        else:
+            did.linked[address] = made.linked_from
+
     handler = _Lines(out, logging.WARNING)
     log = logging.getLogger("rematch")
     log.addHandler(handler)
     try:
         with watch.progress:
-            yield watch, Context(run=asked.folder, profile=asked.profile, started=started, report=watch.report, finished=watch.finished)
+            yield Context(run=asked.folder, profile=asked.profile, started=started, report=watch.report, finished=finished)
     finally:
         log.removeHandler(handler)
