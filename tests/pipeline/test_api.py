@@ -97,7 +97,7 @@ def test_the_example_of_the_page_and_the_readme_runs(tmp_path, monkeypatch, caps
     monkeypatch.setattr(recipes, "find", lambda name, folder: small_demo if (name, folder) == ("demo", "recipes") else real(name, folder))
     monkeypatch.chdir(tmp_path)
     exec(example, {})
-    rows, accuracy = capsys.readouterr().out.split()
+    rows, accuracy = capsys.readouterr().out.splitlines()[-1].split()
     assert int(rows) == pipeline.facts("runs/mine", "round-01/pairs")["rows"] and 0 <= float(accuracy) <= 1
     beta = pipeline.open_artifact("runs/mine", "round-01/policy").manifest.identity["settings"]["objective"]["beta"]
     told = [event for event in pipeline.read_events("runs/mine") if event["kind"] == "trained" and event["address"] == "round-01/policy"]

@@ -52,7 +52,7 @@ def events_of(folder, kind):
     return tuple(event["address"] for event in events.read(folder) if event["kind"] == kind)
 
 
-def test_a_step_that_reads_no_other_is_built_because_what_it_read_may_have_changed(tmp_path):
+def test_a_step_that_reads_no_other_is_built_because_what_it_read_may_have_changed(tmp_path, monkeypatch):
     """The same path with other bytes has the same key; its readers have other inputs and are not linked either."""
     from tests.support.mishaps import RECIPE, lay_out
 
@@ -62,17 +62,13 @@ def test_a_step_that_reads_no_other_is_built_because_what_it_read_may_have_chang
         "rounds": 0,
         "start": {"prompts": RECIPE["start"]["prompts"], "half": {"stage": "slice", "rows": "prompts", "parts": 2, "part": 1}},
     }
-    before = os.getcwd()
-    os.chdir(tmp_path)
-    try:
-        made = recipe.make(body, "t")
-        run.run(made, profile(**SHARING), Path("runs/a"))
-        assert run.run(made, profile(**SHARING), Path("runs/b")) == ["start/prompts"]
-        lines = Path("prompts.jsonl").read_text().splitlines()
-        Path("prompts.jsonl").write_text("\n".join(lines[:-1]) + "\n")
-        assert run.run(made, profile(**SHARING), Path("runs/c")) == ["start/prompts", "start/half"]
-    finally:
-        os.chdir(before)
+    monkeypatch.chdir(tmp_path)
+    made = recipe.make(body, "t")
+    run.run(made, profile(**SHARING), Path("runs/a"))
+    assert run.run(made, profile(**SHARING), Path("runs/b")) == ["start/prompts"]
+    lines = Path("prompts.jsonl").read_text().splitlines()
+    Path("prompts.jsonl").write_text("\n".join(lines[:-1]) + "\n")
+    assert run.run(made, profile(**SHARING), Path("runs/c")) == ["start/prompts", "start/half"]
 
 
 def test_damaged_bytes_are_not_shared_and_said_so(tmp_path, caplog):
@@ -192,7 +188,7 @@ def test_killed_between_any_two_steps_of_linking_it_goes_on(tmp_path):
     for at in (6, 9, 11, 12, 13, 14, 15, 16, 17, 10_000):
         folder = tmp_path / "runs" / f"k{at}" / "b"
         folder.parent.mkdir(parents=True)
-        os.symlink(tmp_path / "a", folder.parent / "a")
+        (folder.parent / "a").symlink_to(tmp_path / "a")
         code = subprocess.run([sys.executable, "-c", KILLED, str(folder), str(at)], stderr=subprocess.DEVNULL).returncode
         assert code == (0 if at == 10_000 else -signal.SIGKILL)
         build(folder, small(rounds=1, round__loud__suffix="!!"))
