@@ -35,6 +35,7 @@ def main() -> None:
     options = parser.parse_args()
     base = Path(tempfile.mkdtemp(prefix="rematch-kill-"))
     command = [sys.executable, "-c", "from pipeline.cli import main; main()", "run", options.recipe, "--runs", str(base)]
+    command += ["--set", "profile.reuse=none"]  # what was whole is not to be linked into what was killed
     command += [word for change in options.set for word in ("--set", change)]
 
     began = time.monotonic()

@@ -67,6 +67,8 @@ class Manifest(BaseModel):
 class Artifact:
     path: Path
     manifest: Manifest
+    linked_from: str | None = None
+    """Name of the run that it was just linked from; None if it was built, or was there."""
 
     @property
     def address(self) -> str:
@@ -109,10 +111,17 @@ def read(path: Path, *, verify: bool = False) -> Artifact | None:
     The manifest's seal, the files' sizes and the digests of what it leans on are always checked. `verify` hashes every
     file and the identity again; the bases' bytes are theirs to verify.
     """
+    made = _whole(path, verify=verify)
+    if made is not None and not made.manifest.dropped:
+        _check_bases(made)
+    return made
+
+
+def _whole(path: Path, *, verify: bool = False) -> Artifact | None:
+    """As `read`, without a look at what it leans on."""
     manifest = _manifest(path)
     if manifest is None:
         return None
-    made = Artifact(path, manifest)
     for entry in () if manifest.dropped else manifest.files:
         file = path / entry.path
         size = file.stat().st_size if file.is_file() else None
@@ -124,9 +133,7 @@ def read(path: Path, *, verify: bool = False) -> Artifact | None:
         raise CorruptArtifact(f"{path / MANIFEST}: its files do not add up to its digest; {_way_out(path)}")
     if verify and hash_of(manifest.identity) != manifest.key:
         raise CorruptArtifact(f"{path / MANIFEST}: its identity does not add up to its key; {_way_out(path)}")
-    if not manifest.dropped:
-        _check_bases(made)
-    return made
+    return Artifact(path, manifest)
 
 
 def _manifest(path: Path) -> Manifest | None:
@@ -265,12 +272,39 @@ def publish(
     )
     (made.out / MANIFEST).write_text(manifest.model_dump_json(indent=2))
     sync(made.out / MANIFEST)
-    for folder in (*(p for p in made.out.rglob("*") if p.is_dir()), made.out):
-        sync(folder)
-    os.rename(made.out, path)
-    sync(path.parent)
+    _show(made.out, path)
     shutil.rmtree(made.out.parent)
     return Artifact(path, manifest)
+
+
+def link(have: Artifact, made: Draft, path: Path) -> Artifact | None:
+    """Publish at `path` what another run has, by hard links: its files are shared from now on, and none is written to again.
+
+    None if it went away, or was dropped, while it was being linked. Raises OSError where no links can be made.
+    """
+    part = made.out.with_name("linking")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir()
+    try:
+        for name in (*(entry.path for entry in have.manifest.files if not have.manifest.dropped), MANIFEST):
+            (part / name).parent.mkdir(parents=True, exist_ok=True)
+            os.link(have.path / name, part / name)
+    except FileNotFoundError:
+        return None
+    was, found = have.manifest, _whole(part)  # its bases are not beside it yet
+    if found is None or (found.manifest.key, found.manifest.digest, found.manifest.dropped) != (was.key, was.digest, was.dropped):
+        return None
+    _show(part, path)
+    shutil.rmtree(made.out.parent)
+    return Artifact(path, have.manifest)
+
+
+def _show(folder: Path, path: Path) -> None:
+    """Move a whole artifact, whose files are on disk, to where readers find it."""
+    for each in (*(p for p in folder.rglob("*") if p.is_dir()), folder):
+        sync(each)
+    os.rename(folder, path)
+    sync(path.parent)
 
 
 def drop(have: Artifact) -> None:

@@ -7,11 +7,11 @@ import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-from pipeline import artifact, plugin
+from pipeline import artifact, events, plugin, sharing
 from pipeline.artifact import Artifact
 from pipeline.errors import Refusal, missing, storage
 from pipeline.placement import placement
@@ -32,19 +32,27 @@ class Context:
     started: Callable[[str], None] = lambda address: None
     report: Progress = lambda address, done, total: None
     finished: Callable[[Artifact, str], None] = lambda made, address: None
+    again: frozenset[str] = frozenset()
+    """Addresses that are to be built, whatever the runs beside this one have."""
 
 
 def build(step: Step, context: Context, pool: Pool) -> Artifact:
-    """Build and publish one missing step. Raises Refusal, with the step's address, for what the user can mend."""
+    """Build and publish one missing step, or link it from a run that has it. Raises Refusal, with its address."""
     path = step.folder(context.run)
     began = time.time()
     profile = context.profile.at(step.node)
     try:
         inputs = {slot: tuple(_input(context.run / a) for a in addresses) for slot, addresses in step.inputs.items()}
+        digests = {slot: [each.manifest.digest for each in artifacts] for slot, artifacts in inputs.items()}
         with artifact.draft(path, step.key) as draft:
+            if profile.reuse == "siblings" and step.address not in context.again:
+                shared = sharing.linked(step, digests, draft, context.run)
+                if shared is not None:
+                    _verified[path] = shared.manifest.digest
+                    return shared
             tools = Tools(
                 address=step.address,
-                seed=step.seed,
+                drawn_from=step.seed,
                 round=step.round,
                 inputs=inputs,
                 out=draft.out,
@@ -53,6 +61,7 @@ def build(step: Step, context: Context, pool: Pool) -> Artifact:
                 uses=step.uses,
                 pool=pool,
                 report=context.report,
+                tell=partial(events.append, context.run),
             )
             try:
                 facts = step.module.run(step.config, tools)
@@ -64,14 +73,16 @@ def build(step: Step, context: Context, pool: Pool) -> Artifact:
                 makes=step.makes,
                 key=step.key,
                 identity=step.identity,
-                inputs={slot: [each.manifest.digest for each in artifacts] for slot, artifacts in inputs.items()},
+                inputs=digests,
                 facts=facts,
                 provenance=_provenance(step, tools, began),
                 leans_on=tools.leans_on,
             )
     except Refusal as error:
+        events.append(context.run, "failed", address=step.address, error=str(error))
         raise Refusal(_addressed(step.address, str(error))) from error
     except Exception as error:
+        events.append(context.run, "failed", address=step.address, error=f"{type(error).__name__}: {error}")
         refusal = missing(error, step.address) if isinstance(error, ModuleNotFoundError) else storage(error, step.address, context.run)
         if refusal is None:
             raise

@@ -4,6 +4,7 @@ Only typer is imported here; each command imports what it needs, so that help is
 """
 
 import os
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -24,6 +25,7 @@ app = typer.Typer(
 
 _RECIPE = "The name of a shipped recipe, a YAML file, or a run folder (its recorded recipe and profile)."
 _SET = "Change a setting, such as round.policy.learning_rate=1.0e-4 or seed=1; `profile.` changes the profile."
+_AXIS = "Values of a setting, with commas between them; one value holds for all runs. `[1, 2]` is one value, `'a,b'` too."
 _FROM = "Build this round or step again, such as round-02 or round-02/pairs, and all that reads it. What is replaced moves to the attic."
 _FOLDERS = "stages, judges, objectives, engines, trainers, rules, sources, reporters or executors."
 
@@ -84,32 +86,75 @@ def run(
 
     Example: `rematch run demo --rounds 1`, then `rematch run runs/demo --rounds 3`
     """
-    from dataclasses import replace
-
     from pipeline import request
-    from pipeline import run as runner
-    from pipeline.plan import plan
-    from pipeline.run import RECIPE, affected
+    from pipeline.recipe import RECIPE
     from pipeline.views import progress, screen
     from pipeline.views import rounds as view
 
     asked = request.asked(recipe, profile=profile, changes=sets, rounds=rounds, name=name, runs=runs)
-    steps = plan(asked.recipe, asked.profile)
-    again = affected(steps, start_at) if start_at else []
     out = screen.screen(stderr=json)
+    did = progress.Did()
     try:
-        with progress.watching(asked, steps, again, out) as context:
-
-            def started(address: str) -> None:
-                listen()  # by now the executor's libraries are up, with signal handlers of their own
-                context.started(address)
-
-            told = replace(context, started=started)
-            built = runner.run(asked.recipe, asked.profile, asked.folder, start_at=start_at, context=told)
+        progress.build(asked, out, listen, did, start_at)
     except KeyboardInterrupt:
         raise Interrupted(f"rematch run {asked.folder}" if (asked.folder / RECIPE).is_file() else "") from None
-    data = {**view.collect(asked), "built": built}
+    data = {**view.collect(asked), "built": did.built, "linked": did.linked}
     screen.report(data, json, lambda: view.ended(data, out.width))
+
+
+@app.command()
+def build(
+    run: Run, step: Annotated[str, typer.Argument(metavar="STEP", help="Which step, such as round-02/pairs.")],
+    profile: Profile = None, json: Json = False,
+) -> None:  # fmt: skip
+    """Build one step of a run, whose inputs are done. Several steps of a run may be built at once, each by a command of its own.
+
+    Example: `rematch build runs/demo round-02/pairs`
+    """
+    from pipeline import request
+    from pipeline.views import change, progress, screen
+
+    asked = request.recorded(request.find_run(run), profile)
+    section, node = request.section_of(step, asked.recipe)
+    if not node:
+        raise Refusal(f"{step}: is a whole round; name one step of it, such as {section}/{next(iter(asked.recipe.round), 'pairs')}")
+    address = f"{section}/{node}"
+    did = progress.Did()
+    try:
+        progress.build_step(asked, address, screen.screen(stderr=json), listen, did)
+    except KeyboardInterrupt:
+        raise Interrupted(f"rematch build {asked.folder} {address}") from None
+    data = {"run": str(asked.folder), "step": address, "built": did.built, "linked": did.linked}
+    screen.report(data, json, lambda: change.render_built(data))
+
+
+@app.command()
+def sweep(
+    recipe: Recipe, profile: Profile = None,
+    sets: Annotated[list[str], typer.Option("--set", "-s", metavar="A.B=X,Y", help=_AXIS)] = [],  # noqa: B006
+    seeds: Annotated[str | None, typer.Option("--seeds", metavar="0,1,2", help="As --set seed=0,1,2.")] = None,
+    rounds: Rounds = None, runs: Runs = None,
+    name: Annotated[str | None, typer.Option("--name", metavar="NAME", help="Folder of the sweep's runs. Default: RECIPE-sweep.")] = None,
+    json: Json = False,
+) -> None:  # fmt: skip
+    """Run a recipe with every combination of some settings, beside each other, so that what is equal is built once.
+
+    Stop it when you like: the same command goes on. Exit code 2 if one of the runs failed; the others are built all the same.
+
+    Example: `rematch sweep demo --set round.policy.objective.beta=0.05,0.1,0.2 --seeds 0,1 --rounds 1`
+    """
+    from pipeline import request
+    from pipeline.views import screen
+    from pipeline.views import sweep as view
+
+    folder, found = request.swept(recipe, profile=profile, changes=sets, seeds=seeds, rounds=rounds, runs=runs, name=name)
+    try:
+        data = view.build(found, folder, screen.screen(stderr=json), listen)
+    except KeyboardInterrupt:
+        raise Interrupted(shlex.join(["rematch", *sys.argv[1:]])) from None
+    screen.report(data, json, lambda: view.render(data))
+    if any(each["error"] for each in data["runs"]):
+        raise typer.Exit(2)
 
 
 @app.command()

@@ -8,7 +8,7 @@ the states of steps are given to it.
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from pipeline import artifact
+from pipeline import artifact, events
 from pipeline.artifact import Artifact
 from pipeline.plan import Step
 
@@ -49,6 +49,8 @@ def dropping(
         if artifact.leaners(folder, [address]):
             return
         artifact.drop(have)
+        if not have.manifest.dropped:
+            events.append(folder, "dropped", address=address)
         for base in have.manifest.leans_on:
             if base in by_address and not by_address[base].keep:
                 drop_if_over(base)

@@ -37,7 +37,8 @@ class Step:
     """Slot -> addresses of the steps that it reads."""
     identity: dict[str, Any]
     key: str
-    seed: int
+    seed: int | None
+    """None: its stage draws nothing, and the recipe's seed is not in its key."""
     makes: str
     """A table's name, a kind of model (`pipeline.model.KINDS`) or `report`."""
     uses: frozenset[Need]
@@ -150,12 +151,14 @@ def _step(
         "stage": stage,
         "version": module.VERSION,
         "settings": plugin.settings(config),
-        "seed": recipe.seed,
         "round": round,
         "node": name,
         # Without those that read nothing, so that a new optional reference orphans no run either.
         "inputs": {slot: [steps[a].key for a in addresses] for slot, addresses in inputs.items() if addresses},
     }
+    seeded: bool = getattr(module, "SEEDED", True)
+    if seeded:
+        identity["seed"] = recipe.seed
     if "engine" in uses and profile.at(name).engine.module.SCRIPTED:
         identity["scripted"] = True  # so that scripted output never passes as a model's
     return Step(
@@ -167,7 +170,7 @@ def _step(
         inputs=inputs,
         identity=identity,
         key=hash_of(identity),
-        seed=int(hash_of([recipe.seed, folder, name])[:15], 16),
+        seed=int(hash_of([recipe.seed, folder, name])[:15], 16) if seeded else None,
         makes=module.makes(config) if hasattr(module, "makes") else module.MAKES,
         uses=uses,
         keep=bool(keep),

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError
 
@@ -45,6 +45,8 @@ class Profile(Settings):
     """Workers of the stages that need no model."""
     answers: str = "~/.cache/rematch/answers"
     """Folder of the answers that teachers gave, which outlives runs so that none is paid for twice; all workers must see it."""
+    reuse: Literal["siblings", "none"] = "siblings"
+    """Where a step that has to be built is looked for first: in the runs beside this one, to be linked; or nowhere."""
     reporters: tuple[Annotated[Choice, Picks("reporters")], ...] = ()
     """Who is told the numbers of each round that is finished; nobody unless asked for."""
     overrides: dict[str, dict[str, Any]] = {}
@@ -81,7 +83,11 @@ def load(path: Path, changes: Sequence[str] = ()) -> Profile:
     """The profile in a YAML file, with `a.b=c` changes applied. Raises Problems that name every field at fault."""
     if not path.is_file():
         raise Refusal(f"{path}: is missing; `rematch run {path.parent} --profile NAME` records a profile again")
-    body = document.read(path)
+    return make(document.read(path), str(path), changes)
+
+
+def make(body: dict[str, Any], where: str, changes: Sequence[str] = ()) -> Profile:
+    """Validate plain data as a profile, with `a.b=c` changes applied."""
     for section in ("executor", "engine", "trainer"):
         if isinstance(body.get(section), str):
             body[section] = {"kind": body[section]}
@@ -95,4 +101,4 @@ def load(path: Path, changes: Sequence[str] = ()) -> Profile:
     try:
         return Profile.model_validate(body)
     except ValidationError as error:
-        raise Problems([f"{path}: {problem}" for problem in explain(error, Profile)]) from None
+        raise Problems([f"{where}: {problem}" for problem in explain(error, Profile)]) from None

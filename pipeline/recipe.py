@@ -16,6 +16,8 @@ from pipeline.errors import Problems, Refusal
 from pipeline.patch import by_round, patched
 from pipeline.plugin import explain, unknown
 
+RECIPE = "recipe.yaml"
+"""The recipe in a run's folder; what has none is no run."""
 Node = dict[str, Any]
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]*$")]
 """Names a folder below the run, and nothing outside it."""

@@ -10,11 +10,13 @@ from typing import Any, cast
 
 from pipeline import profile as profiles
 from pipeline import recipe as recipes
+from pipeline import sweep
 from pipeline.errors import Refusal
 from pipeline.plugin import unknown
 from pipeline.profile import Profile
-from pipeline.recipe import Recipe
-from pipeline.run import PROFILE, RECIPE
+from pipeline.recipe import RECIPE, Recipe
+from pipeline.run import PROFILE
+from pipeline.sweep import Point
 
 RUNS = Path("runs")
 """Where runs are, unless --runs says otherwise."""
@@ -36,13 +38,7 @@ def asked(recipe: str, *, profile: str | None, changes: list[str], rounds: int |
 
     `recipe` is a shipped name, a YAML path, or a run folder, whose recorded recipe and profile then count.
     """
-    origin = Path(recipe)
-    if (origin / RECIPE).is_file():
-        source, recorded = origin / RECIPE, origin / PROFILE
-    else:
-        if origin.is_dir():
-            raise Refusal(f"{recipe}: is a folder without a {RECIPE}, so it is not a run; {_runs_in(origin)}")
-        source, recorded = recipes.find(recipe, "recipes"), None
+    source, recorded = source_of(recipe)
     for_profile = [change.removeprefix("profile.") for change in changes if change.startswith("profile.")]
     for_recipe = [change for change in changes if not change.startswith("profile.")]
     if rounds is not None:
@@ -51,17 +47,58 @@ def asked(recipe: str, *, profile: str | None, changes: list[str], rounds: int |
     for change in for_recipe:
         body = recipes.set_value(body, change)
     made = recipes.make(body, str(source))
-    place = recorded if recorded is not None and profile is None else recipes.find(profile or "laptop", "profiles")
+    origin = Path(recipe)
     folder = (runs or (origin.parent if recorded else RUNS)) / (name or (origin.name if recorded else made.name))
     given = (("--profile", profile), ("--rounds", rounds), ("--run", name), ("--runs", runs), *(("--set", change) for change in changes))
     words = [word for option, value in given if value is not None for word in (option, str(value))]
-    return Asked(made, profiles.load(place, for_profile), folder, shlex.join(["rematch", "run", recipe, *words]))
+    where = profiles.load(_place(profile, recorded), for_profile)
+    return Asked(made, where, folder, shlex.join(["rematch", "run", recipe, *words]))
 
 
-def recorded(folder: Path) -> Asked:
-    """A run as it was last started."""
+def source_of(recipe: str) -> tuple[Path, Path | None]:
+    """The file of a recipe, and of the profile that was recorded beside it if it is a run's."""
+    origin = Path(recipe)
+    if (origin / RECIPE).is_file():
+        return origin / RECIPE, origin / PROFILE
+    if origin.is_dir():
+        raise Refusal(f"{recipe}: is a folder without a {RECIPE}, so it is not a run; {_runs_in(origin)}")
+    return recipes.find(recipe, "recipes"), None
+
+
+def _place(profile: str | None, recorded: Path | None) -> Path:
+    return recorded if recorded is not None and profile is None else recipes.find(profile or "laptop", "profiles")
+
+
+def swept(
+    recipe: str, *, profile: str | None, changes: list[str], seeds: str | None, rounds: int | None, runs: Path | None, name: str | None
+) -> tuple[Path, list[tuple[Point, Asked]]]:
+    """Read what `rematch sweep RECIPE` was given: the folder of its runs, and each of them. Nothing is made."""
+    source, recorded = source_of(recipe)
+    for_profile = [change.removeprefix("profile.") for change in changes if change.startswith("profile.")]
+    for change in for_profile:
+        if len(sweep.axis(change).values) > 1:
+            raise Refusal(f"--set profile.{change}: is the profile's, which never changes what comes out; a sweep changes the recipe")
+    axes = [sweep.axis(change) for change in changes if not change.startswith("profile.")]
+    axes += [sweep.seeds(seeds)] if seeds is not None else []
+    where = profiles.load(_place(profile, recorded), for_profile)
+    body = recipes.read(source)
+    if rounds is not None:
+        body = recipes.set_value(body, f"rounds={rounds}")
+    name = name or f"{recipes.make(body, str(source)).name}-sweep"
+    sweep.check_name(name)
+    folder = (runs or RUNS) / name
+    found = sweep.points(body, axes, where, str(source))
+    return folder, [
+        (point, Asked(point.recipe, where, folder / point.name, shlex.join(["rematch", "run", str(folder / point.name)])))
+        for point in found
+    ]
+
+
+def recorded(folder: Path, profile: str | None = None) -> Asked:
+    """A run as it was last started, or under another profile."""
     made = recipes.make(recipes.read(folder / RECIPE), str(folder / RECIPE))
-    return Asked(made, profiles.load(folder / PROFILE), folder, shlex.join(["rematch", "run", str(folder)]))
+    place = folder / PROFILE if profile is None else recipes.find(profile, "profiles")
+    return Asked(made, profiles.load(place), folder, shlex.join(["rematch", "run", str(folder)]))
 
 
 def find_run(text: str) -> Path:

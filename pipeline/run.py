@@ -4,7 +4,6 @@ import difflib
 import fcntl
 import json
 import os
-import shutil
 import socket
 import time
 from collections.abc import Generator
@@ -13,17 +12,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from pipeline import artifact, document, lifetimes, reporting
+from pipeline import artifact, document, events, lifetimes, reporting
 from pipeline import profile as profiles
 from pipeline import recipe as recipes
-from pipeline.artifact import CorruptArtifact
+from pipeline.artifact import Artifact, CorruptArtifact
 from pipeline.build import Context
 from pipeline.errors import Problems, Refusal, missing, storage
 from pipeline.plan import Step, dependents, plan
+from pipeline.plugin import unknown
 from pipeline.profile import Profile
-from pipeline.recipe import Recipe
+from pipeline.recipe import RECIPE, Recipe
 
-RECIPE, PROFILE, LOCK, ATTIC = "recipe.yaml", "profile.yaml", "LOCK", "attic"
+PROFILE, LOCK, ATTIC = "profile.yaml", "LOCK", "attic"
 
 State = Literal["done", "dropped", "missing", "stale", "corrupt"]
 
@@ -113,6 +113,7 @@ def check(steps: list[Step], run: Path, *, verify: bool = False) -> dict[str, St
 def run(recipe: Recipe, profile: Profile, folder: Path, *, start_at: str | None = None, context: Context | None = None) -> list[str]:
     """Build every missing step of a recipe in `folder`, and return the addresses that were built.
 
+    What a run beside this one has already is linked instead, unless the profile says `reuse: none`, or `start_at` names it.
     What the recipe does not keep (`keep: false`) is dropped as soon as all that reads it is done.
 
     `start_at` (`round-02` or `round-02/pairs`) first retires that part and whatever reads it.
@@ -120,9 +121,9 @@ def run(recipe: Recipe, profile: Profile, folder: Path, *, start_at: str | None 
     """
     steps = plan(recipe, profile)
     reporting.check(profile)
+    again = affected(steps, start_at) if start_at else []
     with locked(folder):
-        if start_at:
-            retire(folder, affected(steps, start_at))
+        retire(folder, again)
         states = check(steps, folder)
         record(recipe, profile, folder)
         for step in steps:
@@ -130,14 +131,70 @@ def run(recipe: Recipe, profile: Profile, folder: Path, *, start_at: str | None 
                 artifact.sweep(step.folder(folder), step.key)
         todo = lifetimes.to_build(steps, {address: each.state for address, each in states.items()})
         retire(folder, [step.address for step in todo if states[step.address].state == "dropped"])
-        context = context or Context(run=folder, profile=profile)
+        context = replace(context or Context(run=folder, profile=profile), again=frozenset(again))
         context = replace(context, finished=reporting.telling(steps, todo, profile, folder, context.finished))
-        context = replace(context, finished=lifetimes.dropping(steps, todo, folder, context.finished))
-        try:
-            profile.executor.module.execute(profile.executor.config, todo, context)
-        except ModuleNotFoundError as error:
-            raise missing(error, f"executor {profile.executor.kind}") or error from error
-    return [step.address for step in todo]
+        with events.Log(folder, recipe=recipe.name, profile=profile.name, todo=len(todo)) as log:
+            context = _logged(context, log)
+            context = replace(context, finished=lifetimes.dropping(steps, todo, folder, context.finished))
+            _execute(todo, context)
+    return log.built
+
+
+def _execute(todo: list[Step], context: Context) -> None:
+    executor = context.profile.executor
+    try:
+        executor.module.execute(executor.config, todo, context)
+    except ModuleNotFoundError as error:
+        raise missing(error, f"executor {executor.kind}") or error from error
+
+
+def _logged(context: Context, log: events.Log) -> Context:
+    """The context, whose callbacks are written down too."""
+
+    def started(address: str) -> None:
+        log.started(address)
+        context.started(address)
+
+    def report(address: str, done: int, total: int) -> None:
+        log.report(address, done, total)
+        context.report(address, done, total)
+
+    def finished(made: Artifact, address: str) -> None:
+        log.finished(made, address)
+        context.finished(made, address)
+
+    return replace(context, started=started, report=report, finished=finished)
+
+
+def build_step(recipe: Recipe, profile: Profile, folder: Path, address: str, *, context: Context | None = None) -> list[str]:
+    """Build one step of a run whose inputs are done; returns its address, or nothing if it was there or was linked.
+
+    Steps of one run may be built at once, by several processes; what is not kept is dropped by the next `run`.
+    """
+    steps = plan(recipe, profile)
+    by_address = {step.address: step for step in steps}
+    if address not in by_address:
+        raise Refusal(f"{address}: {unknown('step', address, list(by_address))}")
+    step = by_address[address]
+    with locked(folder, shared=True):
+        states = status(steps, folder)
+        if states[address].state == "done":
+            return []
+        if states[address].state != "missing":
+            raise Refusal(
+                f"{address}: is {states[address].state}{f': {states[address].why}' * bool(states[address].why)}; "
+                f"`rematch retire {folder} {address}` moves it to the attic, then build it again"
+            )
+        lacking = [each for each in step.reads if states[each].state != "done"]
+        if lacking:
+            reads = ", ".join(f"{each} ({states[each].state})" for each in lacking)
+            raise Refusal(
+                f"{address}: reads {reads}; build that first: `rematch build {folder} {lacking[0]}`, or all of it: `rematch run {folder}`"
+            )
+        context = context or Context(run=folder, profile=profile)
+        with events.Log(folder, recipe=recipe.name, profile=profile.name, todo=1) as log:
+            _execute([step], _logged(context, log))
+    return log.built
 
 
 def affected(steps: list[Step], start_at: str) -> list[str]:
@@ -172,6 +229,8 @@ def retire(folder: Path, addresses: list[str]) -> list[str]:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 os.rename(each, target)
                 moved.append(address)
+    if moved:
+        events.append(folder, "retired", addresses=list(dict.fromkeys(moved)), to=str(attic.relative_to(folder)))
     return list(dict.fromkeys(moved))
 
 
@@ -193,20 +252,17 @@ def fork(origin: Path, folder: Path, *, at: int, changes: list[str]) -> tuple[Re
     steps = plan(recipe, profile)  # before anything is made, so that a slip in `changes` leaves no folder behind
     there = [(step, artifact.read(step.folder(origin))) for step in steps]
     # What a shared artifact leans on is shared too: the keys of its inputs are in its own.
-    shared = [step for step, have in there if have is not None and have.manifest.key == step.key]
+    shared = [(step, have) for step, have in there if have is not None and have.manifest.key == step.key]
+    linked: list[str] = []
     with locked(folder):
         record(recipe, profile, folder)
-        for step in shared:
-            _link(step.folder(origin), step.folder(folder))
-    return recipe, [step.address for step in shared]
-
-
-def _link(source: Path, target: Path) -> None:
-    part = target.with_name(f".{target.name}.linking")
-    shutil.rmtree(part, ignore_errors=True)
-    shutil.copytree(source, part, copy_function=os.link)
-    os.rename(part, target)
-    artifact.sync(target.parent)
+        for step, have in shared:
+            with artifact.draft(step.folder(folder), step.key) as draft:
+                made = artifact.link(have, draft, step.folder(folder))
+            if made is not None:
+                events.append(folder, "linked", address=step.address, digest=have.manifest.digest, run=origin.absolute().name)
+                linked.append(step.address)
+    return recipe, linked
 
 
 def record(recipe: Recipe, profile: Profile, folder: Path) -> None:
@@ -232,8 +288,8 @@ def recorded(folder: Path) -> tuple[Recipe, Profile]:
 
 
 @contextmanager
-def locked(folder: Path) -> Generator[None]:
-    """Hold a run for this process alone. The kernel frees it when the process ends, however it ends."""
+def locked(folder: Path, *, shared: bool = False) -> Generator[None]:
+    """Hold a run for this process alone, or for builds of single steps. The kernel frees it when the process ends, however it ends."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         handle = (folder / LOCK).open("a+")
@@ -241,11 +297,12 @@ def locked(folder: Path) -> Generator[None]:
         raise Refusal(f"{folder}: cannot be written ({error.strerror}); check its permissions, or choose another --runs folder") from None
     with handle:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except BlockingIOError:
             handle.seek(0)
             raise Refusal(f"{folder}: is held by {_holder(handle.read())}; wait for it, or end it") from None
-        me = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
+        me: dict[str, Any] = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
+        me = {"shared": True} if shared else me
         try:
             handle.truncate(0)
             os.write(handle.fileno(), json.dumps(me).encode())  # with a buffer, a full disk would strike again on closing
@@ -260,6 +317,8 @@ def locked(folder: Path) -> Generator[None]:
 def _holder(text: str) -> str:
     try:
         who = json.loads(text)
+        if who.get("shared"):
+            return "`rematch build` of some of its steps"
         return f"process {who['pid']} on {who['host']}, since {who['since']}"
     except (ValueError, KeyError):
         return "another process, which has only just started"

@@ -45,8 +45,8 @@ class Pool(Protocol):
 @dataclass(frozen=True)
 class Tools:
     address: str
-    seed: int
-    """A hash of the recipe's seed and this step's address."""
+    drawn_from: int | None
+    """`seed`; None for a stage that says `SEEDED = False`."""
     round: int | None
     """From 1; None for the start."""
     inputs: dict[str, tuple[Artifact, ...]]
@@ -61,6 +61,8 @@ class Tools:
     """What the step runs, and so what each of its workers takes."""
     pool: Pool | None = None
     report: Progress = lambda address, done, total: None
+    tell: Callable[..., None] | None = None
+    """Where `event` goes: nowhere if there is no run."""
     within: str = ""
     """Which plugin of the step has these tools, such as `judge.judges.0`; empty for the stage itself."""
     shard: Path | None = None
@@ -70,6 +72,18 @@ class Tools:
     _mapped: set[Path] = field(default_factory=set[Path])
     _warm: dict[Hashable, Any] = field(default_factory=dict[Hashable, Any])
     _stack: ExitStack = field(default_factory=ExitStack)
+
+    @property
+    def seed(self) -> int:
+        """A hash of the recipe's seed and this step's address. None is given to a stage that says it draws nothing."""
+        if self.drawn_from is None:
+            raise RuntimeError(f"{self.address}: its stage says SEEDED = False, so no seed is in its key, and it may ask for none")
+        return self.drawn_from
+
+    def event(self, kind: str, /, **told: Any) -> None:
+        """Add a line to the run's `events.jsonl`: for whoever watches, and no part of what is made."""
+        if self.tell is not None:
+            self.tell(kind, address=self.address, **told)
 
     @property
     def log(self) -> logging.Logger:

@@ -2,9 +2,10 @@
 
 A source module has `VERSION`, `Config` and
 
-    read(config, seed: int) -> Iterator[Record]
+    read(config) -> Iterator[Record]
 
-lazily, in a fixed order. What is malformed is a Refusal that says where (file and line, or column). It may have
+lazily, in a fixed order, the same for every seed of a recipe: a source that draws has a seed among its settings. What is
+malformed is a Refusal that says where (file and line, or column). It may have
 
     rows(config) -> Iterator[tuple[str, dict]]     # the same rows whole, each with where it stands; what `take` reads
     FOR_RECORDS: frozenset[str]                    # settings that only `read` looks at

@@ -31,7 +31,7 @@ class Config(Fields):
     """Its split."""
 
 
-def read(config: Config, seed: int) -> Iterator[Record]:
+def read(config: Config) -> Iterator[Record]:
     """The records of one split, in its order; downloaded to the hub's cache on first use."""
     found = _load(config)
     names: list[str] = list(found.column_names)

@@ -19,7 +19,7 @@ class Config(Fields):
     """The file; a relative path counts from the folder in which `rematch` runs."""
 
 
-def read(config: Config, seed: int) -> Iterator[Record]:
+def read(config: Config) -> Iterator[Record]:
     """The records of the file, in its order. A malformed line is a Refusal with its number."""
     return (record(config, row, where) for where, row in rows(config))
 

@@ -49,10 +49,10 @@ class Config(Settings):
         return self
 
 
-def read(config: Config, seed: int) -> Iterator[Record]:
+def read(config: Config) -> Iterator[Record]:
     """`count` distinct words with their sorted letters as `meta.answer` and, right or wrong, as the demonstration.
 
-    `seed` is not used: the words are part of the task, so that prompts and demonstrations can name the same ones.
+    The words are part of the task, so that prompts and demonstrations can name the same ones.
     """
     for word in _words(config):
         answer = "".join(sorted(word))

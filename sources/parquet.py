@@ -26,7 +26,7 @@ class Config(Fields):
     path counts from the folder in which `rematch` runs."""
 
 
-def read(config: Config, seed: int) -> Iterator[Record]:
+def read(config: Config) -> Iterator[Record]:
     """The records of all files, row by row. A missing column is a Refusal with the near miss."""
     return (record(config, row, where) for where, row in _rows(config.path, config.columns))
 

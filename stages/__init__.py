@@ -21,5 +21,6 @@ shard is sealed. Randomness comes of `tools.seed` and ids alone. Optional:
     reads(config) -> dict[str, Reads]                           fields that, with these settings, take fewer kinds of nodes
     check(config, inputs: dict[str, tuple[Step, ...]]) -> Iterator[str]     what is wrong between its settings and those of the steps
                                                                             that it reads (pipeline.plan.Step), before anything runs
+    SEEDED = False         it draws nothing: neither its key nor its tools have the recipe's seed, so runs of several seeds share it
     estimate(config, inputs, round) -> {"rows": ..., "tokens": ...}     from the rows of its inputs; None where nobody knows
 """

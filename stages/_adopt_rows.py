@@ -37,7 +37,7 @@ def distinct(
 ) -> Iterator[tuple[str, Record]]:
     """The records with their ids: the first of each prompt, none over-long, at most `take`. Fills `counts`."""
     seen: set[str] = set()
-    for record in source.module.read(source.config, tools.seed):
+    for record in source.module.read(source.config):
         if take is not None and len(seen) >= take:
             return
         counts.read += 1

@@ -22,6 +22,7 @@ from pipeline.tools import Tools
 
 VERSION = 1
 MAKES = "policy"
+SEEDED = False
 WEIGHTS = ".safetensors"
 
 

@@ -18,6 +18,7 @@ from stages import _adopt_rows
 
 VERSION = 1
 MAKES = "candidates"
+SEEDED = False
 
 
 class Config(Settings):

@@ -16,6 +16,7 @@ from stages import _adopt_rows
 
 VERSION = 1
 MAKES = "prompts"
+SEEDED = False
 
 
 class Config(Settings):

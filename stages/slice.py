@@ -21,6 +21,7 @@ from pipeline.tools import Tools
 
 VERSION = 2
 MAKES = "prompts"
+SEEDED = False
 
 
 class Config(Settings):

@@ -7,7 +7,7 @@ losses depend on each other first sees the whole step without gradient (`_whole`
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,7 @@ from training import batches, schedule, state
 from training.batches import MicroBatch
 from training.examples import Examples
 from training.job import Optimisation
+from training.progress import Report
 from training.state import Pace, TrainingState
 
 if TYPE_CHECKING:
@@ -34,11 +35,11 @@ def step_units(optimisation: Optimisation, units: int, seed: int) -> Iterator[tu
             yield epoch, order[start : start + optimisation.batch_size]
 
 
-def run(training: TrainingState, pace: Pace, maker: dict[str, Any], report: Callable[[int, int], None]) -> None:
+def run(training: TrainingState, pace: Pace, maker: dict[str, Any], report: Report) -> None:
     """Train to the end."""
     job, units_U = training.job, len(training.examples.units_UW)
     count, scheduled = schedule.steps(job.optimisation, units_U)
-    report(len(training.metrics), count)
+    report(len(training.metrics), count, {})
     saved_at = time.monotonic()
     for step, (epoch, units) in enumerate(step_units(job.optimisation, units_U, job.seed)):
         if step < len(training.metrics):
@@ -47,7 +48,7 @@ def run(training: TrainingState, pace: Pace, maker: dict[str, Any], report: Call
         overdue = time.monotonic() - saved_at >= pace.checkpoint_every_s
         found, overdue = take_step(training, units, f"step {step + 1} of {count}", rate, overdue)
         training.metrics.append({"step": step + 1, "epoch": epoch + 1, "learning_rate": rate, **found})
-        report(step + 1, count)
+        report(step + 1, count, training.metrics[-1])
         if step + 1 < count and (overdue or (pace.checkpoint_steps and (step + 1) % pace.checkpoint_steps == 0)):
             state.save(training, maker)
             saved_at = time.monotonic()

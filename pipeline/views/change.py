@@ -34,22 +34,13 @@ def render_fork(data: dict[str, Any]) -> RenderableType:
         screen.heading(data["run"], f"forked from {data['origin']} at {data['at']}"),
         Text(),
         Text(f"shared ({len(data['shared'])} steps, by hard link)"),
-        *by_round(data["shared"]),
+        *screen.by_round(data["shared"]),
         Text(f"to be built ({len(data['to_build'])} steps)"),
-        *by_round(data["to_build"]),
+        *screen.by_round(data["to_build"]),
         Text(),
         Text("To build it:"),
         screen.command(f"rematch run {data['run']}"),
     )
-
-
-def by_round(addresses: list[str]) -> list[RenderableType]:
-    """Addresses, a line for each round."""
-    lines: dict[str, list[str]] = {}
-    for address in addresses:
-        folder, _, node = address.partition("/")
-        lines.setdefault(folder, []).append(node)
-    return [screen.indented(Text(f"{folder}: {', '.join(nodes)}")) for folder, nodes in lines.items()]
 
 
 def retire(asked: Asked, where: list[str]) -> dict[str, Any]:
@@ -80,8 +71,15 @@ def render_retired(data: dict[str, Any]) -> RenderableType:
         return Text("Nothing was there to be moved.")
     return Group(
         Text(f"moved to {data['attic']}"),
-        *by_round(data["moved"]),
+        *screen.by_round(data["moved"]),
         *([Text(f"{', '.join(data['leaning'])} went along, leaning on what was named")] if data["leaning"] else []),
         Text("To build them again:"),
         screen.command(f"rematch run {data['run']}"),
     )
+
+
+def render_built(data: dict[str, Any]) -> RenderableType:
+    """What one build did."""
+    if not data["built"] and not data["linked"]:
+        return Text(f"{data['step']} is there already.")
+    return Group(Text("To look at it:"), screen.command(f"rematch show {data['run']} {data['step']}"))

@@ -5,7 +5,7 @@ from typing import Any
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from pipeline import artifact, document, lifetimes
+from pipeline import artifact, document, events, lifetimes
 from pipeline.model import KINDS
 from pipeline.plan import estimate, plan
 from pipeline.recipe import Recipe, whole_of
@@ -20,7 +20,7 @@ def collect(asked: Asked, start_at: str | None = None) -> dict[str, Any]:
     steps = plan(asked.recipe, asked.profile)
     found = status(steps, asked.folder)
     again = set(affected(steps, start_at)) if start_at else set[str]()
-    held = held_by(asked.folder) is not None
+    held, told = held_by(asked.folder) is not None, events.latest(asked.folder)
     rows = {
         step.address: made.manifest.facts["rows"]
         for step in steps
@@ -30,7 +30,7 @@ def collect(asked: Asked, start_at: str | None = None) -> dict[str, Any]:
     expected = estimate(steps, rows)
     entries: list[dict[str, Any]] = []
     for step in steps:
-        each = entry(step, found[step.address], asked, held)
+        each = entry(step, found[step.address], asked, held, told.get(step.address, {}))
         if step.address in again and each["state"] != "missing":
             each |= {"state": "missing", "why": f"--from {start_at} builds it again"}
         guess = expected[step.address]

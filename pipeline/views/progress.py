@@ -7,19 +7,22 @@ is twice a minute. Callbacks may come from several threads.
 import logging
 import threading
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
+from pipeline import run as runner
 from pipeline.artifact import Artifact
 from pipeline.build import Context
-from pipeline.plan import Step
+from pipeline.plan import Step, plan
 from pipeline.recipe import sections
 from pipeline.request import Asked
+from pipeline.run import affected
 from pipeline.views import facts, rounds, screen
 
 STILL_S = 30.0
@@ -29,7 +32,7 @@ STILL_S = 30.0
 class Watch:
     """Turns the callbacks of a run into lines and bars."""
 
-    def __init__(self, asked: Asked, steps: list[Step], again: list[str], out: Console) -> None:
+    def __init__(self, asked: Asked, steps: list[Step], again: list[str], out: Console, only: str | None) -> None:
         self._asked, self._out = asked, out
         self._steps = {step.address: step for step in steps}
         self._folders = [name for name, _, _ in sections(asked.recipe)]
@@ -49,7 +52,7 @@ class Watch:
             transient=True,
             disable=not out.is_terminal,
         )
-        todo = sum(not each["done"] for each in self._entries.values())
+        todo = sum(not each["done"] for address, each in self._entries.items() if only in (None, address))
         self._all = self.progress.add_task("steps".ljust(self._address_width), total=todo) if todo else None
 
     def started(self, address: str) -> None:
@@ -74,8 +77,10 @@ class Watch:
             if self._all is not None:
                 self.progress.advance(self._all)
             each = self._entries[address] = facts.entry(self._steps[address], made)
-            took = screen.seconds(each["seconds"]).rjust(12)
-            about = Text(facts.line(each["makes"], each["facts"]), style="dim")
+            linked = made.linked_from is not None
+            took = ("linked" if linked else screen.seconds(each["seconds"])).rjust(12)
+            line = facts.line(each["makes"], each["facts"])
+            about = Text(f"from {screen.safe(made.linked_from)}: {line}" if linked else line, style="dim")
             if self._out.is_terminal:
                 about.truncate(max(self._out.width - self._address_width - 14, 20), overflow="ellipsis")
             self._out.print(Text.assemble((address.ljust(self._address_width), "bold"), took, "  ", about), soft_wrap=True)
@@ -107,18 +112,57 @@ class _Lines(logging.Handler):
         self._out.print(Text(screen.safe(said), style="yellow"), soft_wrap=True)
 
 
+@dataclass
+class Did:
+    """What became of a run's steps, filled in as they end, so that it is known of a run that fails too."""
+
+    built: list[str] = field(default_factory=list[str])
+    linked: dict[str, str] = field(default_factory=dict[str, str])
+    """Address -> the run that it was linked from."""
+
+
+def build(asked: Asked, out: Console, listen: Callable[[], None], did: Did, start_at: str | None = None) -> None:
+    """Run what was asked for, shown on `out`.
+
+    `listen` is called as each step begins: by then the executor's libraries are up, with signal handlers of their own.
+    """
+    steps = plan(asked.recipe, asked.profile)
+    with watching(asked, steps, affected(steps, start_at) if start_at else [], out, listen, did) as context:
+        runner.run(asked.recipe, asked.profile, asked.folder, start_at=start_at, context=context)
+
+
+def build_step(asked: Asked, address: str, out: Console, listen: Callable[[], None], did: Did) -> None:
+    """Build one step, shown on `out`."""
+    with watching(asked, plan(asked.recipe, asked.profile), [], out, listen, did, only=address) as context:
+        runner.build_step(asked.recipe, asked.profile, asked.folder, address, context=context)
+
+
 @contextmanager
-def watching(asked: Asked, steps: list[Step], again: list[str], out: Console) -> Generator[Context]:
+def watching(
+    asked: Asked, steps: list[Step], again: list[str], out: Console, listen: Callable[[], None], did: Did, only: str | None = None
+) -> Generator[Context]:
     """The context that a run reports to, shown on `out` until the block ends. Stages' log lines go there too.
 
-    `again` are the addresses that the run retires before it starts.
+    `again` are the addresses that the run retires before it starts; `only` is the one that is built, if it is one.
     """
-    watch = Watch(asked, steps, again, out)
+    watch = Watch(asked, steps, again, out, only)
+
+    def started(address: str) -> None:
+        listen()
+        watch.started(address)
+
+    def finished(made: Artifact, address: str) -> None:
+        watch.finished(made, address)
+        if made.linked_from is None:
+            did.built.append(address)
+        else:
+            did.linked[address] = made.linked_from
+
     handler = _Lines(out, logging.WARNING)
     log = logging.getLogger("rematch")
     log.addHandler(handler)
     try:
         with watch.progress:
-            yield Context(run=asked.folder, profile=asked.profile, started=watch.started, report=watch.report, finished=watch.finished)
+            yield Context(run=asked.folder, profile=asked.profile, started=started, report=watch.report, finished=finished)
     finally:
         log.removeHandler(handler)

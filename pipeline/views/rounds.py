@@ -33,8 +33,9 @@ def render(data: dict[str, Any], width: int) -> RenderableType:
 
 def ended(data: dict[str, Any], width: int) -> RenderableType:
     """What is shown when a run has ended."""
-    built = len(data["built"])
-    head = f"{built} step{'s' * (built > 1)} built" if built else "nothing to build: all was there"
+    built, linked = len(data["built"]), len(data["linked"])
+    head = f"{built} step{'s' * (built != 1)} built" if built or linked else "nothing to build: all was there"
+    head += f", {linked} linked from {', '.join(sorted(set(data['linked'].values())))}" if linked else ""
     table = summary(data["rounds"], width)
     return Group(Text(), screen.heading(data["run"], head), Text(), table, *diagnostics.told(data["rounds"]), *look(data))
 

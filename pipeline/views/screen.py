@@ -166,6 +166,15 @@ def indented(part: RenderableType) -> Padding:
     return Padding(part, (0, 0, 0, 2), expand=False)
 
 
+def by_round(addresses: list[str]) -> list[RenderableType]:
+    """Addresses, a line for each round."""
+    lines: dict[str, list[str]] = {}
+    for address in addresses:
+        folder, _, node = address.partition("/")
+        lines.setdefault(folder, []).append(node)
+    return [indented(Text(f"{folder}: {', '.join(nodes)}")) for folder, nodes in lines.items()]
+
+
 def command(text: str) -> Text:
     """A command line that can be copied whole, whether or not the environment of `rematch` is active."""
     if text.startswith("rematch ") and shutil.which("rematch") is None and Path(sys.argv[0]).name == "rematch":

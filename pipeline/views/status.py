@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from pipeline import artifact
+from pipeline import artifact, events
 from pipeline.plan import Step, plan
 from pipeline.recipe import sections
 from pipeline.request import Asked, plain
@@ -24,7 +24,8 @@ def collect(asked: Asked, *, verify: bool = False) -> dict[str, Any]:
     steps = plan(asked.recipe, asked.profile)
     holder = held_by(asked.folder)
     found = status(steps, asked.folder, verify=verify)
-    entries = [entry(step, found[step.address], asked, holder is not None) for step in steps]
+    told = events.latest(asked.folder)
+    entries = [entry(step, found[step.address], asked, holder is not None, told.get(step.address, {})) for step in steps]
     counts: dict[str, int] = {}
     for each in entries:
         counts[each["state"]] = counts.get(each["state"], 0) + 1
@@ -39,14 +40,19 @@ def collect(asked: Asked, *, verify: bool = False) -> dict[str, Any]:
     }
 
 
-def entry(step: Step, found: Status, asked: Asked, held: bool) -> dict[str, Any]:
-    """One step: a missing one that has a draft is `running` while the run is held, and `begun` otherwise."""
+def entry(step: Step, found: Status, asked: Asked, held: bool, told: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """One step: a missing one that has a draft is `running` while it or the run is held, and `begun` otherwise.
+
+    `told` are its last events. Its parts are shards, or else what it last told of its progress.
+    """
     state: str = found.state
     shards: tuple[int, int] | None = None
     draft = artifact.draft_folder(step.folder(asked.folder), step.key)
     if state == "missing" and draft.is_dir():
-        state = "running" if held else "begun"
+        state = "running" if held or _held(draft / "lock") else "begun"
         shards = progress(draft / "work" / "shards")
+        if shards is None and "progress" in told:
+            shards = told["progress"]["done"], told["progress"]["total"]
     return {
         "address": step.address,
         "round": step.round,
@@ -59,7 +65,29 @@ def entry(step: Step, found: Status, asked: Asked, held: bool) -> dict[str, Any]
         "root": found.root,
         "shards_done": shards[0] if shards else None,
         "shards": shards[1] if shards else None,
+        "linked_from": _linked_from(step, asked, told) if state == "done" else None,
     }
+
+
+def _linked_from(step: Step, asked: Asked, told: dict[str, dict[str, Any]]) -> str | None:
+    """The run that shares this artifact's files, as the run wrote down when it linked them; None if it was built here."""
+    link, built = told.get("linked"), told.get("finished")
+    have = artifact.read(step.folder(asked.folder))
+    if link is None or have is None or have.manifest.digest != link["digest"] or (built and built["time"] > link["time"]):
+        return None
+    return str(link["run"])
+
+
+def _held(lock: Path) -> bool:
+    """Whether a process is at work on a draft."""
+    try:
+        with lock.open() as handle:
+            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except FileNotFoundError:
+        return False
+    return False
 
 
 def held_by(folder: Path) -> dict[str, Any] | None:
@@ -94,10 +122,20 @@ def render(data: dict[str, Any], asked: Asked, width: int) -> RenderableType:
     parts += grid(data, [name for name, _, _ in sections(asked.recipe)], width)
     wrong = [each for each in data["steps"] if each["state"] in ("stale", "corrupt") and each["root"]]
     parts += [Text(f"{each['address']}: is {each['state']}: {screen.safe(each['why'])}", style="yellow") for each in wrong]
+    parts += _linked(data)
     followers = sum(each["state"] == "stale" and not each["root"] for each in data["steps"])
     if followers:
         parts.append(Text(f"{followers} more read these and are stale too.", style="yellow"))
     return Group(*parts, *_next(data, wrong))
+
+
+def _linked(data: dict[str, Any]) -> list[RenderableType]:
+    """Which steps share their files with which runs."""
+    parts: list[RenderableType] = []
+    for run in dict.fromkeys(each["linked_from"] for each in data["steps"] if each["linked_from"]):
+        shared = [each["address"] for each in data["steps"] if each["linked_from"] == run]
+        parts += [Text(f"linked from {screen.safe(run)}:"), *screen.by_round(shared), Text()]
+    return parts
 
 
 def _head(data: dict[str, Any]) -> Text:

@@ -17,7 +17,7 @@ from tests.support.steps import prompt
 def _jsonl(tmp_path, *lines: str, **settings):
     path = tmp_path / "rows.jsonl"
     path.write_text("\n".join(lines))
-    return list(jsonl.read(jsonl.Config(path=path, **settings), 0))
+    return list(jsonl.read(jsonl.Config(path=path, **settings)))
 
 
 def test_jsonl_reads_texts_and_messages(tmp_path):
@@ -68,19 +68,19 @@ def test_jsonl_says_which_line_is_not_utf8(tmp_path):
     path = tmp_path / "rows.jsonl"
     path.write_bytes(b'{"prompt": "a"}\n{"prompt": "\xff"}\n')
     with pytest.raises(Refusal, match=r"rows.jsonl:2: is not UTF-8 \(byte 12\)"):
-        list(jsonl.read(jsonl.Config(path=path), 0))
+        list(jsonl.read(jsonl.Config(path=path)))
 
 
 def test_files_that_are_not_there(tmp_path):
     for source, path in ((jsonl, tmp_path / "no.jsonl"), (jsonl, tmp_path), (parquet, tmp_path / "no.parquet"), (parquet, tmp_path)):
         with pytest.raises(Refusal, match=str(path)):
-            list(source.read(source.Config(path=path), 0))
+            list(source.read(source.Config(path=path)))
 
 
 def test_parquet_reads_files_in_order(tmp_path):
     for at in (1, 0):
         pq.write_table(pa.table({"prompt": [f"{at}-{i}" for i in range(3)], "gold": [at, at, None]}), tmp_path / f"{at}.parquet")
-    found = list(parquet.read(parquet.Config(path=tmp_path, answer="gold"), 0))
+    found = list(parquet.read(parquet.Config(path=tmp_path, answer="gold")))
     assert [r.prompt[0]["content"] for r in found] == ["0-0", "0-1", "0-2", "1-0", "1-1", "1-2"]
     assert [r.meta["answer"] for r in found] == [0, 0, None, 1, 1, None]
 
@@ -89,19 +89,19 @@ def test_parquet_reads_what_it_writes_as_prompts(tmp_path):
     from pipeline import rows
 
     rows.write(tmp_path, "prompts", [rows.from_pylist("prompts", [{"id": "x", "prompt": prompt("hi"), "meta": {}}])])
-    assert [list(r.prompt) for r in parquet.read(parquet.Config(path=tmp_path), 0)] == [prompt("hi")]
+    assert [list(r.prompt) for r in parquet.read(parquet.Config(path=tmp_path))] == [prompt("hi")]
 
 
 def test_parquet_refuses(tmp_path):
     pq.write_table(pa.table({"promt": ["a"]}), tmp_path / "a.parquet")
     with pytest.raises(Refusal, match=r"a.parquet: no column 'prompt'; did you mean 'promt'\?"):
-        list(parquet.read(parquet.Config(path=tmp_path), 0))
+        list(parquet.read(parquet.Config(path=tmp_path)))
     (tmp_path / "b.parquet").write_bytes(b"no parquet at all")
     with pytest.raises(Refusal, match="b.parquet: cannot be read as Parquet"):
-        list(parquet.read(parquet.Config(path=tmp_path / "b.parquet"), 0))
+        list(parquet.read(parquet.Config(path=tmp_path / "b.parquet")))
     pq.write_table(pa.table({"prompt": pa.array([], pa.string())}), tmp_path / "c.parquet")
     with pytest.raises(Refusal, match="c.parquet: holds no rows"):
-        list(parquet.read(parquet.Config(path=tmp_path / "c.parquet"), 0))
+        list(parquet.read(parquet.Config(path=tmp_path / "c.parquet")))
 
 
 def test_file_sources_say_which_bytes_they_read(tmp_path):
@@ -117,20 +117,16 @@ def test_a_hub_revision_is_a_full_commit():
 
 
 def test_letters_is_right_where_it_is_not_corrupt():
-    found = list(letters.read(letters.Config(count=200), 0))
+    found = list(letters.read(letters.Config(count=200)))
     words = [r.prompt[0]["content"] for r in found]
     assert len(set(words)) == 200 and {len(w) for w in words} == {3, 4, 5, 6}
     assert all(r.meta["answer"] == "".join(sorted(w)) == r.response for r, w in zip(found, words, strict=True))
 
 
-def test_letters_is_the_same_whatever_the_seed_and_longer_counts_go_on():
+def test_letters_is_the_same_every_time_and_longer_counts_go_on():
     config = letters.Config(count=50, corrupt=0.5)
-    assert (
-        list(letters.read(config, 0))
-        == list(letters.read(config, 1))
-        == list(islice(letters.read(letters.Config(count=99, corrupt=0.5), 0), 50))
-    )
-    assert list(letters.read(letters.Config(count=50, corrupt=0.5, offset=1), 0)) != list(letters.read(config, 0))
+    assert list(letters.read(config)) == list(letters.read(config)) == list(islice(letters.read(letters.Config(count=99, corrupt=0.5)), 50))
+    assert list(letters.read(letters.Config(count=50, corrupt=0.5, offset=1))) != list(letters.read(config))
 
 
 def test_letters_splits_never_meet():
@@ -138,17 +134,17 @@ def test_letters_splits_never_meet():
     seen: dict[str, str] = {}
     for split in ("train", "held_out", "demonstrations"):
         for offset in (0, 1):
-            for record in letters.read(letters.Config(count=150, split=split, offset=offset, max_length=4), 0):
+            for record in letters.read(letters.Config(count=150, split=split, offset=offset, max_length=4)):
                 assert seen.setdefault(record.prompt[0]["content"], split) == split
     assert len(set(seen.values())) == 3
 
 
 def test_letters_slips_in_the_share_asked_for():
-    found = list(letters.read(letters.Config(count=2000, corrupt=0.5, split="demonstrations"), 0))
+    found = list(letters.read(letters.Config(count=2000, corrupt=0.5, split="demonstrations")))
     wrong = [r for r in found if r.response != r.meta["answer"]]
     assert 0.45 < len(wrong) / 2000 < 0.55
     assert all(len(r.response) == len(r.meta["answer"]) for r in wrong)
-    everything = letters.read(letters.Config(count=300, corrupt=1, max_length=3, alphabet="ab", min_length=3), 0)
+    everything = letters.read(letters.Config(count=300, corrupt=1, max_length=3, alphabet="ab", min_length=3))
     with pytest.raises(Refusal, match="found .* of 300 different train words"):
         assert all(r.response != r.meta["answer"] for r in everything)
 
@@ -160,7 +156,7 @@ def test_letters_settings_that_make_no_sense(settings):
 
 
 def test_letters_template():
-    (record,) = letters.read(letters.Config(count=1, template="sort {letters} > "), 0)
+    (record,) = letters.read(letters.Config(count=1, template="sort {letters} > "))
     assert record.prompt[0]["content"].startswith("sort ") and record.prompt[0]["content"].endswith(" > ")
 
 

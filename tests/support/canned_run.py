@@ -8,7 +8,7 @@ import yaml
 
 from pipeline import cli
 
-PROFILE = {"name": "test", "engine": "canned", "trainer": "tests.support.plugins.idle", "rows_per_shard": 4}
+PROFILE = {"name": "test", "engine": "canned", "trainer": "tests.support.plugins.idle", "rows_per_shard": 4, "reuse": "none"}
 
 
 def recipe(model: Path) -> dict[str, Any]:

@@ -34,7 +34,7 @@ def small(**changes: Any) -> Recipe:
 
 def profile(**changes: Any) -> Profile:
     return Profile.model_validate(
-        {"name": "test", "engine": "canned", "trainer": "tests.support.plugins.idle", "rows_per_shard": 4, **changes}
+        {"name": "test", "engine": "canned", "trainer": "tests.support.plugins.idle", "rows_per_shard": 4, "reuse": "none", **changes}
     )
 
 

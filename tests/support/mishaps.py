@@ -22,7 +22,7 @@ from pipeline.recipe import set_value
 from tests.support.models import tiny_llama
 
 ROOT = Path(__file__).parents[2]
-PROFILE = {"name": "test", "engine": "canned", "trainer": "torch", "rows_per_shard": 4}
+PROFILE = {"name": "test", "engine": "canned", "trainer": "torch", "rows_per_shard": 4, "reuse": "none"}
 RECIPE: dict[str, Any] = {
     "name": "tiny",
     "rounds": 2,

@@ -108,6 +108,7 @@ def profile(folder: Path) -> Profile:
         "trainer": {"kind": "torch", "checkpoint_steps": 1},
         "forward": {"tokens_per_batch": 2048},
         "rows_per_shard": 4,
+        "reuse": "none",
         "answers": str(folder / "answers"),
     }
     return Profile.model_validate(body)

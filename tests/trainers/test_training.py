@@ -32,7 +32,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def train(made: Job, **settings: Any) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    tools = SimpleNamespace(address="start/policy", report=lambda address, done, total: None)
+    tools = SimpleNamespace(address="start/policy", report=lambda address, done, total: None, event=lambda kind, **told: None)
     facts = torch_trainer.train(torch_trainer.Config(**{"threads": 1, **settings}), made, tools)
     return facts, [json.loads(line) for line in (made.out / state.METRICS).read_text().splitlines()]
 

@@ -38,7 +38,7 @@ def train(made: Job, stop_at: int | None = None) -> dict[str, Any]:
         if done == stop_at:
             raise Stopped
 
-    tools = SimpleNamespace(address="round-01/policy", report=report)
+    tools = SimpleNamespace(address="round-01/policy", report=report, event=lambda kind, **told: None)
     return torch_trainer.train(torch_trainer.Config(threads=1, checkpoint_steps=1), made, tools)
 
 

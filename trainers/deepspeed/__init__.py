@@ -4,10 +4,6 @@ On GPUs each rank has one; without GPUs the ranks are CPU processes that talk ov
 and offload change memory and speed, and nothing of the result but float noise.
 """
 
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.artifact import Facts
@@ -30,7 +26,7 @@ def placement(config: Config) -> Placement:
 def train(config: Config, job: Job, tools: "Tools | Any") -> Facts:
     """Train, or go on training, and leave the model at `job.out`."""
     from trainers.deepspeed import worker
-    from training import checkpoint
+    from training import checkpoint, progress
 
     # Refusals that need no rank come before any is started.
     if job.optimizer is not None or job.keep_optimizer:
@@ -39,32 +35,6 @@ def train(config: Config, job: Job, tools: "Tools | Any") -> Facts:
             "use the torch trainer for this node (`overrides` in the profile), or leave `optimizer` and `keep_optimizer` out"
         )
     begun = checkpoint.newest(job.work, worker.maker(config))
-    with _progress(job.work, tools):
+    with progress.watched(job.work, progress.to(tools)):
         facts = tools.gang(worker.train, config, job, begun, placement=placement(config))
     return facts[0]
-
-
-@contextmanager
-def _progress(work: Path, tools: "Tools | Any") -> Iterator[None]:
-    """Tell of the progress that the first rank writes down, for as long as the block lasts."""
-    from trainers.deepspeed import worker
-
-    path, ended = work / worker.PROGRESS, threading.Event()
-    path.unlink(missing_ok=True)
-
-    def watch() -> None:
-        last = ""
-        while not ended.wait(0.5):
-            said = path.read_text() if path.exists() else ""
-            if said and said != last:
-                done, total = said.split()
-                tools.report(tools.address, int(done), int(total))
-                last = said
-
-    watcher = threading.Thread(target=watch, daemon=True)
-    watcher.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        watcher.join()

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
     from models.layout import Layout
 
-PROGRESS = "progress"
 TAG = "state"
 
 
@@ -35,7 +34,7 @@ def train(config: Config, job: Job, begun: Checkpoint | None) -> Facts:
     import deepspeed
     import torch
 
-    from training import data, loop
+    from training import data, loop, progress
     from training import state as training_state
 
     torch.set_num_threads(max(1, int(config.cpus_per_rank)))
@@ -47,13 +46,7 @@ def train(config: Config, job: Job, begun: Checkpoint | None) -> Facts:
         examples = data.read(job)
         worker = Rank(config, job, device)
         worker.check()
-
-        def report(done: int, total: int) -> None:
-            if worker.rank == 0:
-                part = job.work / f"{PROGRESS}.part"
-                part.write_text(f"{done} {total}")
-                part.replace(job.work / PROGRESS)
-
+        report = progress.written(job.work) if worker.rank == 0 else lambda done, total, metrics: None
         training = training_state.begin(job, examples, worker, config.tokens_per_device, begun)
         loop.run(training, config, maker(config), report)
         worker.publish(job, device)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline.artifact import Facts
 from pipeline.placement import Placement
 from trainers.torch.config import Config
+from training import progress
 from training.job import Job
 
 if TYPE_CHECKING:
@@ -33,6 +34,6 @@ def train(config: Config, job: Job, tools: "Tools | Any") -> Facts:
     threads = torch.get_num_threads()
     torch.set_num_threads(config.threads or threads)
     try:
-        return worker.train(config, job, lambda done, total: tools.report(tools.address, done, total))
+        return worker.train(config, job, progress.to(tools))
     finally:
         torch.set_num_threads(threads)

@@ -1,6 +1,5 @@
 """The torch trainer's worker: one process, one device."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -16,9 +15,10 @@ from training import checkpoint, data, loop, optimizer, schedule
 from training import state as training_state
 from training.job import Job
 from training.policy import Policy, reference_of
+from training.progress import Report
 
 
-def train(config: Config, job: Job, report: Callable[[int, int], None]) -> Facts:
+def train(config: Config, job: Job, report: Report) -> Facts:
     """Train, or go on from the newest checkpoint in `job.work`, and leave the model at `job.out`."""
     maker = {"trainer": "torch", "dtype": config.dtype}
     begun = checkpoint.newest(job.work, maker)

@@ -45,7 +45,8 @@ def _run(config: Config, steps: list[Step], context: Context) -> None:
 
     task = ray.remote(_step)
     # The caller's callbacks stay here: they draw on a terminal that workers do not have.
-    bare = Context(run=context.run.resolve(), profile=context.profile)
+    # `absolute` and not `resolve`: the runs beside this one are where its name lies.
+    bare = Context(run=context.run.absolute(), profile=context.profile, again=context.again)
     refs: dict[str, Any] = {}
     for step in steps:
         _notes(step, context.run).unlink(missing_ok=True)
@@ -64,11 +65,11 @@ def _run(config: Config, steps: list[Step], context: Context) -> None:
             teller.look(step)
         for step in [step for step in waiting.values() if refs[step.address] in done]:
             try:
-                notes: list[str] = ray.get(refs[step.address])
+                notes, linked_from = ray.get(refs[step.address])
             except RayError as error:
                 _fail(step, error, StepFailed)
             del waiting[step.address]
-            teller.finished(step, notes)
+            teller.finished(step, notes, linked_from)
 
 
 def _fail(step: Step, error: Any, died: type[Exception]) -> NoReturn:
@@ -94,8 +95,8 @@ def _own(step: Step, context: Context) -> Placement | None:
     return asked if "trainer" in step.uses and getattr(profile.trainer.module, "IN_PROCESS", False) else None
 
 
-def _step(step: Step, context: Context, attempts: int, alone: bool, *reads: list[str]) -> list[str]:
-    """One step, in a process of the cluster; returns its notes. `reads` only orders the steps."""
+def _step(step: Step, context: Context, attempts: int, alone: bool, *reads: object) -> tuple[list[str], str | None]:
+    """One step, in a process of the cluster; returns its notes, and whom it was linked from. `reads` only orders the steps."""
     from pipeline.executors.ray import pool as pools
 
     folder = artifact.draft_folder(step.folder(context.run), step.key)
@@ -105,8 +106,8 @@ def _step(step: Step, context: Context, attempts: int, alone: bool, *reads: list
     pool = pools.RayPool(attempts, notes.note, alone)
     for times in range(1, attempts + 1):
         try:
-            build(step, replace(context, report=notes.report), pool)
-            return notes.texts
+            made = build(step, replace(context, report=notes.report), pool)
+            return notes.texts, made.linked_from
         except Refusal as error:
             if not isinstance(error.__cause__, RankLost) or times == attempts:
                 raise
@@ -173,13 +174,13 @@ class _Teller:
             self._context.report(step.address, now["done"], now["total"])
         self._shown[step.address] = now
 
-    def finished(self, step: Step, notes: list[str]) -> None:
+    def finished(self, step: Step, notes: list[str], linked_from: str | None) -> None:
         """Tell that a step is there. Its last notes went with its draft, so they come with its result."""
         self._begin(step)
         self._warn(step, notes)
         made: Artifact | None = artifact.read(step.folder(self._context.run))
         assert made is not None, f"{step.address} was built and is not there: does every node see {self._context.run}?"
-        self._context.finished(made, step.address)
+        self._context.finished(replace(made, linked_from=linked_from), step.address)
 
     def _warn(self, step: Step, notes: list[str]) -> None:
         for note in notes[len(self._shown[step.address]["notes"]) :]:
