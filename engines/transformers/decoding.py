@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from engines import Request
 from engines.transformers.draws import stream, uniforms
+from models.batching import by_length
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -186,18 +187,9 @@ def continuations(model: Any, pairs: Sequence[tuple[Sequence[int], Sequence[int]
     """Summed log-probability of each continuation after its prompt, in the order given."""
     import torch
 
-    order = sorted(range(len(pairs)), key=lambda i: len(pairs[i][0]) + len(pairs[i][1]))
     sums = [0.0] * len(pairs)
     device = next(model.parameters()).device
-    at = 0
-    while at < len(order):
-        batch = [order[at]]
-        while at + len(batch) < len(order):
-            longest = sum(len(part) for part in pairs[order[at + len(batch)]])
-            if longest * (len(batch) + 1) > tokens_per_batch:
-                break
-            batch.append(order[at + len(batch)])
-        at += len(batch)
+    for batch in by_length([len(prompt) + len(ids) for prompt, ids in pairs], tokens_per_batch):
         ids_PL, mask_PL = pad_left([[*pairs[i][0], *pairs[i][1]] for i in batch], device)
         tail = max(len(pairs[i][1]) for i in batch)
         position_PL = (mask_PL.cumsum(dim=1) - 1).clamp(min=0)

@@ -18,6 +18,7 @@ from torch import Tensor
 from transformers import AutoModel
 
 from models import Model, kinds, weights
+from models.batching import by_length
 from models.chat import chat_ids, load_tokenizer
 from models.messages import Message
 from models.weights import context_of
@@ -106,12 +107,8 @@ def embeddings(loaded: Loaded, chats: Sequence[tuple[Sequence[Message], str]], m
         0 if loaded.prompt_CH is None else min(len(chat_ids(loaded.tokenizer, prompt)), len(row)) - 1
         for (prompt, _), row in zip(chats, rows, strict=True)
     ]
-    order = sorted(range(len(rows)), key=lambda at: -len(rows[at]))
     found: dict[int, Embedded] = {}
-    at = 0
-    while at < len(order):
-        batch = order[at : at + max(1, tokens_per_batch // len(rows[order[at]]))]
-        at += len(batch)
+    for batch in by_length([len(row) for row in rows], tokens_per_batch):
         vectors_BD, gates_BC = _forward(loaded, [rows[each] for each in batch], [ends[each] for each in batch])
         for i, each in enumerate(batch):
             found[each] = Embedded(vectors_BD[i], None if gates_BC is None else gates_BC[i], len(whole[each]) > limit)

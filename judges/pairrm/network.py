@@ -19,6 +19,7 @@ from transformers import AutoTokenizer, DebertaV2Config, DebertaV2Model
 
 from judges.pairrm import disentangled
 from models import Model, kinds, weights
+from models.batching import by_length
 from pipeline.errors import Refusal
 
 SOURCE, FIRST, SECOND, CANDIDATE = MARKERS = ("<|source|>", "<|candidate1|>", "<|candidate2|>", "<|candidate|>")
@@ -131,7 +132,8 @@ def logits(
         if a != b
     ]
     found: dict[tuple[int, int, int], float] = {}
-    for batch in _batches(sorted(todo, key=lambda c: -c.length), tokens_per_batch):
+    for some in by_length([each.length for each in todo], tokens_per_batch):
+        batch = [todo[at] for at in some]
         for comparison, logit in zip(batch, _run(loaded, encoded, batch, lengths), strict=True):
             found[comparison.group, comparison.first, comparison.second] = logit
     return [[[found.get((at, a, b), 0.0) for b in group.of_candidate] for a in group.of_candidate] for at, group in enumerate(encoded)]
@@ -166,15 +168,6 @@ def _truncate(ids: list[int], length: int) -> list[int]:
 def _cut(group: _Encoded, text: int, lengths: Lengths) -> list[int]:
     """A candidate within its half of what the prompt leaves of the budget."""
     return _truncate(group.texts[text], (lengths.total - len(group.source)) // 2)
-
-
-def _batches(ordered: list[_Comparison], tokens_per_batch: int) -> Iterator[list[_Comparison]]:
-    """Runs of comparisons, longest first, of which the padded tokens fit the budget."""
-    at = 0
-    while at < len(ordered):
-        size = max(1, tokens_per_batch // ordered[at].length)
-        yield ordered[at : at + size]
-        at += size
 
 
 def _run(loaded: Loaded, encoded: Sequence[_Encoded], batch: list[_Comparison], lengths: Lengths) -> list[float]:

@@ -12,6 +12,7 @@ import torch
 from transformers import AutoModelForSequenceClassification
 
 from models import Model, weights
+from models.batching import by_length
 from models.chat import chat_ids, load_tokenizer
 from models.messages import Message
 from models.weights import context_of
@@ -46,12 +47,9 @@ def rewards(
     """
     limit = min(max_length or 1 << 30, context_of(loaded.model.config))
     rows = [chat_ids(loaded.tokenizer, prompt, response) for prompt, response in chats]
-    order = sorted((at for at, ids in enumerate(rows) if len(ids) <= limit), key=lambda at: -len(rows[at]))
     found: list[float | None] = [None] * len(rows)
-    at = 0
-    while at < len(order):
-        batch = order[at : at + max(1, tokens_per_batch // len(rows[order[at]]))]
-        at += len(batch)
+    lengths = [len(row) for row in rows]
+    for batch in by_length(lengths, tokens_per_batch, among=(at for at, length in enumerate(lengths) if length <= limit)):
         for each, value in zip(batch, _forward(loaded, [rows[each] for each in batch]), strict=True):
             found[each] = value
     return found
