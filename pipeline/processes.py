@@ -90,8 +90,11 @@ def end(seen: set[Process]) -> None:
 
 
 @contextmanager
-def guard() -> Generator[None]:
-    """What this process starts while the block runs is ended with the block, or with this process if that comes first."""
+def guard(*, end_with_block: bool = True) -> Generator[None]:
+    """What this process starts while the block runs is ended with the block, or with this process if that comes first.
+
+    Without `end_with_block`, only the latter: for libraries that end their processes in order, as long as they can.
+    """
     if sys.platform != "linux":
         yield
         return
@@ -105,6 +108,8 @@ def guard() -> Generator[None]:
     try:
         yield
     finally:
+        if not end_with_block:
+            os.write(write_end, b".")
         os.close(write_end)
         watcher.wait()
         watcher.stdout.close()
@@ -117,6 +122,8 @@ def _watch(parent: int) -> None:
     # The pipe's end says that the block ended. It does not tell of a death: whatever was forked may hold it open.
     while not select.select([0], [], [], LOOK_S)[0] and os.getppid() == parent:
         seen.update(descendants(parent))
+    if select.select([0], [], [], 0)[0] and os.read(0, 1):
+        return  # the block ended in order, and asked for no more
     seen.update(descendants(parent))
     end({each for each in seen if each.pid not in before})
 

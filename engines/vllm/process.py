@@ -5,12 +5,13 @@ Knows vLLM 0.32. What is asked of it and what it answers is `vllm.py`'s business
 
 import os
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 from engines.vllm.config import Config
 from pipeline.errors import Refusal
+from pipeline.processes import guard
 
 
 @contextmanager
@@ -22,25 +23,22 @@ def contained(config: Config) -> Generator[None, None, None]:
     """
     import torch
 
-    from engines.vllm import reaper as reapers
-
     before, set_num_threads, threads = dict(os.environ), torch.set_num_threads, torch.get_num_threads()
     own = config.device == "cuda" if config.own_process is None else config.own_process
     os.environ.update(_environment(config, own))
     if config.device == "cpu" and config.threads:
         torch.set_num_threads(config.threads)
-    reaper = reapers.watch(os.getpid()) if own or config.tensor_parallel_size > 1 else None
+    apart = own or config.tensor_parallel_size > 1
     try:
-        yield
+        # A `kill -9` of this process would leave the engine's core and its workers alive, with the GPU's memory.
+        with guard(end_with_block=False) if apart else nullcontext():
+            yield
     finally:
         torch.set_num_threads = set_num_threads
         torch.set_num_threads(threads)
         for name in set(os.environ) - set(before):
             del os.environ[name]
         os.environ.update(before)
-        if reaper is not None:
-            reaper.terminate()
-            reaper.wait()
 
 
 def _environment(config: Config, own: bool) -> dict[str, str]:

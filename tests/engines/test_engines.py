@@ -1,10 +1,6 @@
 """The engines that run everywhere: the contract on transformers, the canary, the script, and the stage that uses them."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
 import time
 from collections import Counter
 from dataclasses import replace
@@ -17,7 +13,6 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from engines import Request, canned, transformers
 from engines.transformers.draws import mix, stream, uniforms
-from engines.vllm import reaper
 from models import Model, canary
 from tests.support import engine_contract as contract
 from tests.support.engine_contract import ask
@@ -228,34 +223,6 @@ def test_canned_is_fast():
     assert 5000 / seconds > 5_000, f"{5000 / seconds:.0f} rows/s"
     lengths = {len(r.text) for c in completions for r in c.responses}
     assert len(lengths) > 30
-
-
-def test_what_a_killed_owner_started_is_ended(tmp_path):
-    """`kill -9` of a parent left vLLM's engine processes alive, with the GPU's memory."""
-    code = (
-        "import subprocess, sys, os, time\n"
-        "from engines.vllm import reaper\n"
-        "before = subprocess.Popen(['sleep', '60'])\n"
-        "reaper.watch(os.getpid())\n"
-        "child = subprocess.Popen(['sh', '-c', 'sleep 60 & echo $!; wait'], stdout=subprocess.PIPE, start_new_session=True)\n"
-        "print(before.pid, child.pid, int(child.stdout.readline()), flush=True)\n"
-        "time.sleep(60)\n"
-    )
-    root = Path(reaper.__file__).parents[2]
-    owner = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, cwd=root)
-    assert owner.stdout is not None
-    before, *started = (int(pid) for pid in owner.stdout.readline().split())
-    time.sleep(3 * reaper.PERIOD_S)
-    os.kill(owner.pid, signal.SIGKILL)
-    owner.wait()
-    try:
-        until = time.monotonic() + 10
-        while any(pid in reaper._table() for pid in started):
-            assert time.monotonic() < until, "left behind"
-            time.sleep(0.1)
-        assert before in reaper._table(), "what was there before is not ours to end"
-    finally:
-        os.kill(before, signal.SIGKILL)
 
 
 def test_the_canary_file_is_what_the_trainer_promised(tmp_path):

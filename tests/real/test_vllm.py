@@ -12,8 +12,9 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from engines import vllm
-from engines.vllm import process, reaper
+from engines.vllm import process
 from models import Model, canary
+from pipeline import processes
 from pipeline.errors import Refusal
 from tests.support import engine_contract as contract
 from tests.support.engine_contract import ask
@@ -143,7 +144,7 @@ def test_memory_comes_back(tmp_path):
     folder = _with_canary(tiny_llama(tmp_path / "model"))
     code = (
         "import sys, pathlib\n"
-        "from engines import vllm; from engines.vllm import reaper\n"
+        "from engines import vllm\nfrom pipeline import processes\n"
         "from models import Model\n"
         "from tests.support.engine_contract import ask\n"
         "def rss(): return int(open('/proc/self/statm').read().split()[1]) // 256\n"
@@ -155,7 +156,7 @@ def test_memory_comes_back(tmp_path):
         "            opened = rss()\n"
         "        print(opened, rss())\n"
         "    import os\n"
-        "    print(len(reaper.descendants({os.getpid()}, reaper._table())))\n"
+        "    print(len(processes.descendants(os.getpid())))\n"
     )
     root = Path(vllm.__file__).parents[2]
     done = subprocess.run([sys.executable, "-c", code, str(folder)], capture_output=True, text=True, cwd=root, timeout=600)
@@ -198,12 +199,12 @@ def test_a_killed_owner_leaves_no_engine_behind(tmp_path):
         while (line := owner.stdout.readline()) and line != "open\n":
             pass
         assert line == "open\n", (tmp_path / "log").read_text()[-3000:]
-        started = reaper.descendants({owner.pid}, reaper._table())
-        assert len(started) >= 2, "a core, at least, and the reaper"
+        started = processes.descendants(owner.pid)
+        assert len(started) >= 2, "a core, at least, and the guard"
     finally:
         os.kill(owner.pid, signal.SIGKILL)
         owner.wait()
     until = time.monotonic() + 20
-    while left := {pid for pid, since in started if reaper._table().get(pid, (0, ""))[1] == since}:
+    while left := {each.pid for each in started if each.alive()}:
         assert time.monotonic() < until, f"left behind: {left}"
         time.sleep(0.2)
