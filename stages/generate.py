@@ -111,7 +111,7 @@ def _shard(config: Config, table: pa.Table, tools: Tools) -> tuple[pa.Table, Fac
             seed=request_seed(tools.seed, id),
             stop=config.stop,
         )
-        for id, messages in zip(ids, table["prompt"].to_pylist(), strict=True)
+        for id, messages in zip(ids, _columns.messages(table["prompt"]), strict=True)
     ]
     try:
         completions: list[Completion] = engine.complete(requests)

@@ -110,7 +110,7 @@ def digests(folder: Path) -> dict[str, str]:
 class Still:
     """A worker that keeps the gradient of one step and moves nothing."""
 
-    rank, ranks, device = 0, 1, "cpu"
+    share, shares, rank, device = 0, 1, 0, "cpu"
 
     def __init__(self, policy: Policy) -> None:
         self._policy = policy
@@ -133,7 +133,8 @@ class Gloo(Still):
 
     def __init__(self, policy: Policy) -> None:
         super().__init__(policy)
-        self.rank, self.ranks = torch.distributed.get_rank(), torch.distributed.get_world_size()
+        self.rank = self.share = torch.distributed.get_rank()
+        self.shares = torch.distributed.get_world_size()
 
     def step(self, learning_rate: float) -> float:
         for parameter in self._policy.parameters():
