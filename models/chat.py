@@ -11,7 +11,7 @@ from typing import Any
 
 from blake3 import blake3
 
-from models.messages import Message
+from models.messages import Message, called
 from pipeline.errors import Refusal
 
 
@@ -96,18 +96,6 @@ def _for_template(tokenizer: Any, messages: Sequence[Message]) -> list[dict[str,
             "use a model whose template does, or leave them out"
         )
     return given
-
-
-def called(message: Message) -> dict[str, Any]:
-    """A message with its tool calls as data, and without that key where there are none. Raises Refusal if they are not JSON."""
-    calls = message.get("tool_calls")
-    bare = {"role": message["role"], "content": message["content"]}
-    if not calls:
-        return bare
-    try:
-        return {**bare, "tool_calls": json.loads(calls)}
-    except ValueError as error:
-        raise Refusal(f"messages: the tool_calls {calls[:80]!r} are not JSON ({error}); mend them where the row is made") from error
 
 
 def _takes_calls(tokenizer: Any) -> bool:

@@ -163,7 +163,8 @@ def stream(folder: Path, columns: list[str] | None = None, *, start: int = 0, st
                     rows = file.metadata.row_group(group).num_rows
                     first, last = max(start - at, 0), min(rows, rows if stop is None else stop - at)
                     if first < last:
-                        yield _as_now(file.read_row_group(group, columns=columns).slice(first, last - first), columns, file.schema_arrow.names)
+                        part = file.read_row_group(group, columns=columns).slice(first, last - first)
+                        yield _as_now(part, columns, file.schema_arrow.names)
                     at += rows
         except (OSError, pa.ArrowInvalid) as error:
             raise CorruptArtifact(f"{path}: {error}; run `rematch verify`, then `rematch retire` the step and run again") from error

@@ -3,6 +3,7 @@
 Knows nothing of files; the caller says where the row stands, so that a refusal can say it too.
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
@@ -68,7 +69,11 @@ def _messages(value: Any, where: str) -> tuple[Message, ...]:
         role, content = body.get("role"), body.get("content")
         if role not in ROLES or not isinstance(content, str):
             raise Refusal(f"{where}: a message is {{role: {' | '.join(ROLES)}, content: text}}, not {_short(item)}; mend the row")
-        messages.append({"role": role, "content": content})
+        calls = body.get("tool_calls")
+        message: Message = {"role": role, "content": content}
+        if calls:
+            message["tool_calls"] = calls if isinstance(calls, str) else json.dumps(calls, ensure_ascii=False)
+        messages.append(message)
     if messages[-1]["role"] == "assistant":
         raise Refusal(f"{where}: the prompt ends with an assistant message, so there is nothing to answer; cut it off")
     return tuple(messages)

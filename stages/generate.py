@@ -19,6 +19,7 @@ from pipeline.artifact import Artifact, Facts
 from pipeline.errors import Refusal
 from pipeline.plugin import Reads, Settings
 from pipeline.tools import Tools
+from stages import _columns
 from stages._completions import candidates
 
 VERSION = 1

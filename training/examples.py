@@ -178,7 +178,8 @@ class ExamplesBuilder:
             masked = f", {self.masked_whole} are masked out whole" if self.masked_whole else ""
             raise Refusal(
                 f"rows: nothing to train on: of {self.counts['rows']} rows all were dropped, because no response token is left "
-                f"within max_length {self.limit} ({self.counts['truncated']} responses were cut{masked}); raise max_length, or check {where}"
+                f"within max_length {self.limit} ({self.counts['truncated']} responses were cut{masked}); "
+                f"raise max_length, or check {where}"
             )
         weights = np.asarray(self.weights, np.float64)
         if weights.sum() <= 0:
@@ -187,7 +188,8 @@ class ExamplesBuilder:
         prompts = np.asarray(self.prompt_lengths, np.int64)
         responses = lengths - prompts
         kept = self._kept(responses.tolist())
-        trained = responses if kept is None else np.bincount(np.repeat(np.arange(len(lengths)), responses), kept, len(lengths)).astype(np.int64)
+        owners = np.repeat(np.arange(len(lengths)), responses)
+        trained = responses if kept is None else np.bincount(owners[kept], minlength=len(lengths))
         facts = {**self.counts, "units": len(self.units), "responses": len(lengths), "tokens": int(lengths.sum())}
         if kept is not None:
             facts["masked"] = int((~kept).sum())
