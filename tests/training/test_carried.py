@@ -112,8 +112,10 @@ def test_masks_of_activations_lie_between_0_and_1_and_reach_both() -> None:
 def test_phrases_are_the_stretches_that_differ() -> None:
     import numpy as np
 
+    from models.tokens import Response
+
     chosen, rejected = np.asarray([1, 2, 3, 4, 5]), np.asarray([1, 9, 9, 3, 4, 7, 8, 5])
-    assert [each.tolist() for each in data._phrases(chosen, rejected)] == [[0, 1, 0, 0, 0], [0, 1, 1, 0, 0, 2, 2, 0]]
+    assert [each.tolist() for each in data._phrases(Response(chosen), Response(rejected))] == [[0, 1, 0, 0, 0], [0, 1, 1, 0, 0, 2, 2, 0]]
 
 
 def test_groups_leave_out_what_the_judge_left_open(tmp_path: Path, model: Path) -> None:

@@ -80,11 +80,8 @@ def test_masked_tokens_cannot_show_in_any_objective(tmp_path: Path, model: Path,
     again, also = first_step(made, 10_000, examples=loud)
     assert also == told
     assert all(torch.equal(value, again[name]) for name, value in gradient.items())
-    # and of the policy's own.
-    _, plain = first_step(
-        job(tmp_path / "plain", model, table, body(tokenizer, table, False), kind, past=(model, model), batch_size=6), 10_000
-    )
-    assert plain["loss"] != told["loss"] or plain["grad_norm"] != told["grad_norm"] or kind == "spo_degree"
+    bare = job(tmp_path / "plain", model, table, body(tokenizer, table, False), kind, past=(model, model), batch_size=6)
+    assert first_step(bare, 10_000)[1]["grad_norm"] != told["grad_norm"] or first_step(bare, 10_000)[1]["loss"] != told["loss"]
 
 
 def test_masked_tokens_have_no_gradient_and_the_rest_is_equal_to_the_bit(tmp_path: Path, model: Path, tokenizer: Any) -> None:
@@ -204,7 +201,8 @@ def test_tool_calls_reach_the_template_as_data(model: Path) -> None:
     tokenizer = chat.load_tokenizer(model)
     tokenizer.chat_template = tokenizer.chat_template.replace(
         "{{ message['content'] }}",
-        "{{ message['content'] }}{% if 'tool_calls' in message %}{% for c in message['tool_calls'] %}({{ (c.function or c).name }}){% endfor %}{% endif %}",
+        "{{ message['content'] }}{% if 'tool_calls' in message %}{% for c in message['tool_calls'] %}"
+        "({{ (c.function or c).name }}){% endfor %}{% endif %}",
     )
     (made,) = token_rows(rows.from_pylist("candidates", [row]), "candidates", tokenizer)
     assert tokenizer.decode(made.responses[0].ids[made.responses[0].kept]) == "(add)</s>four</s>"
