@@ -118,7 +118,8 @@ def conversation(prompt: Sequence[Message], shield: Shield, id: str) -> str:
     if len(prompt) == 1:
         text = prompt[0]["content"]
     else:
-        text = "\n\n".join(f"{message['role'].upper()}\n{message['content']}" for message in prompt)
+        turns = ((m["role"].upper(), m["content"], m.get("tool_calls")) for m in prompt)
+        text = "\n\n".join("\n".join([role, content, *([calls] if calls else [])]) for role, content, calls in turns)
     return shield.block("conversation", text, id)
 
 

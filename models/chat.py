@@ -12,7 +12,7 @@ from typing import Any, AnyStr
 
 from blake3 import blake3
 
-from models.messages import Message
+from models.messages import Message, called
 from pipeline.errors import Refusal
 
 
@@ -71,13 +71,49 @@ def render_all(tokenizer: Any, chats: Sequence[Sequence[Message]]) -> list[list[
     if not tokenizer.chat_template:
         where = tokenizer.name_or_path or "tokenizer"
         raise Refusal(f"{where}: has no chat template; use the instruction-tuned model, or put a chat_template.jinja in that folder")
+    given = [_for_template(tokenizer, chat) for chat in chats]
     try:
-        rendered = tokenizer.apply_chat_template(
-            [list(chat) for chat in chats], tokenize=True, add_generation_prompt=True, return_dict=True
-        )
-    except TemplateError as error:
+        rendered = tokenizer.apply_chat_template(given, tokenize=True, add_generation_prompt=True, return_dict=True)
+    except (TemplateError, TypeError) as error:  # templates raise what they like over the shape of a call
         raise _bad_template(tokenizer, error) from error
     return [_one_bos(list(ids), tokenizer.bos_token_id) for ids in rendered["input_ids"]]
+
+
+def written(tokenizer: Any, messages: Sequence[Message], *, speak: bool) -> str:
+    """The chat as the template writes it; with `speak`, up to where the assistant starts to."""
+    from jinja2 import TemplateError
+
+    try:
+        return tokenizer.apply_chat_template(_for_template(tokenizer, messages), tokenize=False, add_generation_prompt=speak)
+    except (TemplateError, TypeError) as error:
+        raise _bad_template(tokenizer, error) from error
+
+
+def _for_template(tokenizer: Any, messages: Sequence[Message]) -> list[dict[str, Any]]:
+    """The messages as a template takes them: calls of tools as data, and no key at all where there are none."""
+    given = [called(message) for message in messages]
+    if any("tool_calls" in message for message in given) and not _takes_calls(tokenizer):
+        raise Refusal(
+            f"{tokenizer.name_or_path or 'tokenizer'}: its chat template writes no tool calls, and these messages have some; "
+            "use a model whose template does, or leave them out"
+        )
+    return given
+
+
+def _takes_calls(tokenizer: Any) -> bool:
+    """Whether the template writes tool calls, or complains of these: one that knows nothing of them leaves them out in silence."""
+    known = getattr(tokenizer, "_rematch_takes_calls", None)
+    if known is None:
+        from jinja2 import TemplateError
+
+        call = {"id": "call00001", "type": "function", "function": {"name": "zqzqz", "arguments": {"a": "b"}}}
+        chat = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "", "tool_calls": [call]}]
+        try:
+            known = "zqzqz" in tokenizer.apply_chat_template(chat, tokenize=False)
+        except (TemplateError, TypeError):
+            known = True
+        tokenizer._rematch_takes_calls = known
+    return known
 
 
 def _one_bos(ids: list[int], bos: int | None) -> list[int]:
@@ -124,9 +160,9 @@ def _find_end_of_turn(tokenizer: Any) -> int:
         tail = tokenizer.apply_chat_template(chat, tokenize=False).rpartition(mark)[2]
     except TemplateError as error:
         raise _bad_template(tokenizer, error) from error
-    special = {id for id, token in tokenizer.added_tokens_decoder.items() if token.special}
+    controls = control_ids(tokenizer)
     for id in tokenizer(tail, add_special_tokens=False)["input_ids"]:
-        if id in special:
+        if id in controls:
             return int(id)
     if tokenizer.eos_token_id is None:
         where = tokenizer.name_or_path or "tokenizer"
@@ -134,6 +170,14 @@ def _find_end_of_turn(tokenizer: Any) -> int:
             f"{where}: neither the chat template nor the tokenizer says how a turn ends; set an eos_token in tokenizer_config.json"
         )
     return int(tokenizer.eos_token_id)
+
+
+def control_ids(tokenizer: Any) -> frozenset[int]:
+    """The tokens that no text can spell."""
+    known = getattr(tokenizer, "_rematch_control_ids", None)  # of a large vocabulary the tokenizer takes a while to tell
+    if known is None:
+        known = tokenizer._rematch_control_ids = frozenset(id for id, token in tokenizer.added_tokens_decoder.items() if token.special)
+    return known
 
 
 def stop_ids(folder: Path, tokenizer: Any) -> tuple[int, ...]:
@@ -203,11 +247,20 @@ def chat_ids(tokenizer: Any, prompt: Sequence[Message], response: str | None = N
 
     Nobody in it can spell a control token.
     """
-    said = [{"role": m["role"], "content": _plain(tokenizer, m["content"])} for m in prompt]
-    chat = said if response is None else [*said, {"role": "assistant", "content": _plain(tokenizer, response)}]
-    ids = list(tokenizer.apply_chat_template(chat, tokenize=True, return_dict=True)["input_ids"])
+    chat: list[Message] = list(prompt) if response is None else [*prompt, {"role": "assistant", "content": response}]
+    given = [_all_plain(tokenizer, message) for message in _for_template(tokenizer, chat)]
+    ids = list(tokenizer.apply_chat_template(given, tokenize=True, return_dict=True)["input_ids"])
     bos = tokenizer.bos_token_id
     return ids[1:] if bos is not None and ids[:2] == [bos, bos] else ids
+
+
+def _all_plain(tokenizer: Any, value: Any) -> Any:
+    """A message with every text in it plain, those of its tool calls too."""
+    if isinstance(value, str):
+        return _plain(tokenizer, value)
+    if isinstance(value, dict):
+        return {name: each if name == "role" else _all_plain(tokenizer, each) for name, each in value.items()}
+    return [_all_plain(tokenizer, each) for each in value] if isinstance(value, list) else value
 
 
 def _plain(tokenizer: Any, text: str) -> str:

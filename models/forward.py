@@ -55,6 +55,8 @@ def hidden(model: Any, laid: Layout) -> Tensor:
 def in_place(laid: Layout, value_R: Tensor) -> Tensor:
     """Values of response tokens as (N, T), 0 where masked."""
     n, t = laid.mask_NT.shape
+    if laid.kept_R is not None:
+        value_R = torch.where(laid.kept_R, value_R, 0.0)
     return torch.zeros(n * t, dtype=value_R.dtype, device=value_R.device).index_put((laid.cell_R,), value_R).view(n, t)
 
 

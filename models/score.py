@@ -25,36 +25,42 @@ def opened(model: Model, dtype: str, device: str) -> Iterator[tuple[Any, Any]]:
 def score(model: Any, tokenizer: Any, table: pa.Table, kind: str, limit: int | None, tokens: int) -> tuple[pa.Table, Facts]:
     """A `logprobs` row for each row of a `pairs` or `candidates` table; at most `tokens` padded tokens at a time."""
     found = list(token_rows(table, kind, tokenizer))
-    cut = [[_kept(row.prompt, response, limit) for response in row.responses] for row in found]
-    sequences = [np.concatenate([row.prompt, response]) for row, kept in zip(found, cut, strict=True) for response in kept]
-    prompts_N = np.asarray([len(row.prompt) for row, kept in zip(found, cut, strict=True) for _ in kept], np.int64)
+    cut = [row.within(limit) for row in found]
+    responses = [response for some in cut for response in some]
+    sequences = [np.concatenate([row.prompt, response.ids]) for row, some in zip(found, cut, strict=True) for response in some]
+    prompts_N = np.asarray([len(row.prompt) for row, some in zip(found, cut, strict=True) for _ in some], np.int64)
     lengths_N = np.asarray([len(ids) for ids in sequences], np.int64)
-    logps = logps_of(model, sequences, prompts_N, lengths_N - prompts_N, tokens)
-    values = np.concatenate([np.zeros(0, np.float32), *logps])
-    whole = sum(len(response) for row in found for response in row.responses)
+    kept = [response.kept for response in responses]
+    logps = logps_of(model, sequences, prompts_N, lengths_N - prompts_N, tokens, kept)
+    values, kept_R = np.concatenate([np.zeros(0, np.float32), *logps]), np.concatenate([np.zeros(0, bool), *kept])
+    whole = sum(len(response.ids) for row in found for response in row.responses)
     facts: Facts = {
         "rows": table.num_rows,
         "responses": len(sequences),
-        "tokens": len(values),
+        "tokens": int(kept_R.sum()),
         "truncated": whole - len(values),
         "retokenised": sum(row.retokenised for row in found),
         "logprob": float(values.sum(dtype=np.float64)),
     }
-    per_response = pa.ListArray.from_arrays(_offsets([len(each) for each in logps]), pa.array(values, pa.float32()))
+    per_token = pa.array(values, pa.float32(), mask=None if kept_R.all() else ~kept_R)
+    per_response = pa.ListArray.from_arrays(_offsets([len(each) for each in logps]), per_token)
     per_row = pa.ListArray.from_arrays(_offsets([len(row.responses) for row in found]), per_response)
     return pa.table({"id": table["id"], "logprobs": per_row}).cast(rows.TABLES["logprobs"]), facts
-
-
-def _kept(prompt: np.ndarray, response: np.ndarray, limit: int | None) -> np.ndarray:
-    return response if limit is None else response[: max(limit - len(prompt), 0)]
 
 
 def _offsets(lengths: list[int]) -> pa.Array:
     return pa.array(np.concatenate([[0], np.cumsum(np.asarray(lengths, np.int64))]), pa.int32())
 
 
-def logps_of(model: Any, sequences: list[np.ndarray], prompts_N: np.ndarray, responses_N: np.ndarray, tokens: int) -> list[np.ndarray]:
-    """Log-probabilities of the response tokens of each sequence, float32, in the order given."""
+def logps_of(
+    model: Any,
+    sequences: list[np.ndarray],
+    prompts_N: np.ndarray,
+    responses_N: np.ndarray,
+    tokens: int,
+    kept: list[np.ndarray],
+) -> list[np.ndarray]:
+    """Log-probabilities of the response tokens of each sequence, float32, in the order given; 0 where one is not `kept`."""
     device = str(next(model.parameters()).device)
     lengths_N = prompts_N + responses_N
     found = [np.zeros(0, np.float32)] * len(sequences)
@@ -64,8 +70,8 @@ def logps_of(model: Any, sequences: list[np.ndarray], prompts_N: np.ndarray, res
         count = max(1, tokens // int(lengths_N[queue[0]]))
         batch, queue = queue[:count], queue[count:]
         picked = lengths_N[batch]
-        flat = np.concatenate([sequences[i] for i in batch])
-        laid = layout(flat, np.cumsum(picked) - picked, prompts_N[batch], responses_N[batch], device)
+        flat, kept_R = (np.concatenate([some[i] for i in batch]) for some in (sequences, kept))
+        laid = layout(flat, np.cumsum(picked) - picked, prompts_N[batch], responses_N[batch], device, kept_R)
         with torch.inference_mode():
             logps_NT = forward.response_logps(model, laid).float().cpu().numpy()
         for row, i in enumerate(batch):

@@ -1,7 +1,7 @@
 """What a fixed model thinks of whole responses: log-probabilities, entropies and one vector each, in a single pass.
 
 The same decoder, logits and tokens as in training (`models.forward`, `models.tokens`), batched by length. The vector of a response is
-the mean of the last layer's states (after the final norm) over its own tokens.
+the mean of the last layer's states (after the final norm) over its own tokens: those that are trained on.
 Legend: N responses, S tokens of a sequence, R response tokens of a batch, H hidden size, V vocabulary.
 """
 
@@ -24,11 +24,13 @@ class Seen:
     """One response under one model."""
 
     logps_R: np.ndarray
-    """Of its tokens, float32, nats."""
+    """Of its own tokens, float32, nats."""
     entropies_R: np.ndarray
     """Of the distributions that they were drawn from, nats."""
     mean_H: np.ndarray
     """Its representation; zeros if it has no tokens."""
+    kept_T: np.ndarray
+    """Which of all its tokens are its own, less those that a mask leaves out."""
 
 
 def look(model: Any, tokenizer: Any, table: pa.Table, kind: str, limit: int | None, tokens: int) -> list[tuple[Seen, ...]]:
@@ -37,24 +39,28 @@ def look(model: Any, tokenizer: Any, table: pa.Table, kind: str, limit: int | No
     Tokens of prompt and response beyond `limit` are cut, as `logprobs` and training cut them.
     """
     found = list(token_rows(table, kind, tokenizer))
-    cut = [[_kept(row.prompt, response, limit) for response in row.responses] for row in found]
-    sequences = [np.concatenate([row.prompt, response]) for row, kept in zip(found, cut, strict=True) for response in kept]
-    prompts_N = np.asarray([len(row.prompt) for row, kept in zip(found, cut, strict=True) for _ in kept], np.int64)
+    cut = [row.within(limit) for row in found]
+    sequences = [np.concatenate([row.prompt, response.ids]) for row, some in zip(found, cut, strict=True) for response in some]
+    prompts_N = np.asarray([len(row.prompt) for row, some in zip(found, cut, strict=True) for _ in some], np.int64)
     lengths_N = np.asarray([len(ids) for ids in sequences], np.int64)
-    seen = iter(_seen(model, sequences, prompts_N, lengths_N - prompts_N, tokens))
-    return [tuple(next(seen) for _ in kept) for kept in cut]
+    kept = [response.kept for some in cut for response in some]
+    seen = iter(_seen(model, sequences, prompts_N, lengths_N - prompts_N, tokens, kept))
+    return [tuple(next(seen) for _ in some) for some in cut]
 
 
-def _kept(prompt: np.ndarray, response: np.ndarray, limit: int | None) -> np.ndarray:
-    return response if limit is None else response[: max(limit - len(prompt), 0)]
-
-
-def _seen(model: Any, sequences: Sequence[np.ndarray], prompts_N: np.ndarray, responses_N: np.ndarray, tokens: int) -> list[Seen]:
+def _seen(
+    model: Any,
+    sequences: Sequence[np.ndarray],
+    prompts_N: np.ndarray,
+    responses_N: np.ndarray,
+    tokens: int,
+    kept: Sequence[np.ndarray],
+) -> list[Seen]:
     device = str(next(model.parameters()).device)
-    nothing = np.zeros(0, np.float32)
-    found = [Seen(nothing, nothing, np.zeros(int(model.config.get_text_config().hidden_size), np.float32))] * len(sequences)
+    nothing, still_H = np.zeros(0, np.float32), np.zeros(int(model.config.get_text_config().hidden_size), np.float32)
+    found = [Seen(nothing, nothing, still_H, each) for each in kept]
     lengths_N = prompts_N + responses_N
-    queue = [int(i) for i in np.argsort(-lengths_N, kind="stable") if responses_N[i]]
+    queue = [int(i) for i in np.argsort(-lengths_N, kind="stable") if responses_N[i] and kept[i].any()]
     while queue:
         count = max(1, tokens // int(lengths_N[queue[0]]))
         batch, queue = queue[:count], queue[count:]
@@ -68,7 +74,8 @@ def _seen(model: Any, sequences: Sequence[np.ndarray], prompts_N: np.ndarray, re
             logps_R, entropies_R = _logps_and_entropies(model, flat_SH, laid.at_R, laid.target_R)
             own_RH = flat_SH.index_select(0, laid.at_R + 1).float().cpu().numpy()
         for i, start, stop in zip(batch, ends - responses_N[batch], ends, strict=True):
-            found[i] = Seen(logps_R[start:stop], entropies_R[start:stop], own_RH[start:stop].mean(0, dtype=np.float64).astype(np.float32))
+            logps, entropies, states = (each[start:stop][kept[i]] for each in (logps_R, entropies_R, own_RH))
+            found[i] = Seen(logps, entropies, states.mean(0, dtype=np.float64).astype(np.float32), kept[i])
     return found
 
 

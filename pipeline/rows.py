@@ -24,22 +24,26 @@ GROUP_BYTES = 64 * 2**20
 FILE_GROUPS = 64
 """Row groups of one file. None is read whole, so this bounds what one holds, and no memory."""
 
-_MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
+# `tool_calls` is the JSON text of a list; null in a message without any.
+MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string()), ("tool_calls", pa.string())]))
 _TOKENS = pa.list_(pa.int32())
+_MASK = pa.list_(pa.bool_())
 _LOGPROBS = pa.list_(pa.list_(pa.float32()))
-_PROMPT = [("id", pa.string()), ("prompt", _MESSAGES), ("meta", pa.string())]
-_RESPONSES = pa.list_(
-    pa.struct(
-        [
-            ("text", pa.string()),
-            ("token_ids", _TOKENS),
-            ("logprob", pa.float64()),
-            ("finish_reason", pa.string()),
-            ("source", pa.string()),
-        ]
-    )
+_PROMPT = [("id", pa.string()), ("prompt", MESSAGES), ("meta", pa.string())]
+# `mask` has a flag for each of `token_ids`: whether it is trained on; null: every one is. `messages` is the whole of what was said after
+# the prompt (calls of tools and their results); null: one assistant message whose content is `text`, which judges and people read.
+RESPONSE = pa.struct(
+    [
+        ("text", pa.string()),
+        ("token_ids", _TOKENS),
+        ("logprob", pa.float64()),
+        ("finish_reason", pa.string()),
+        ("source", pa.string()),
+        ("mask", _MASK),
+        ("messages", MESSAGES),
+    ]
 )
-_CANDIDATES = [*_PROMPT, ("prompt_token_ids", _TOKENS), ("tokenizer", pa.string()), ("responses", _RESPONSES)]
+_CANDIDATES = [*_PROMPT, ("prompt_token_ids", _TOKENS), ("tokenizer", pa.string()), ("responses", pa.list_(RESPONSE))]
 
 TABLES: dict[str, pa.Schema] = {
     "prompts": pa.schema(_PROMPT),
@@ -54,17 +58,19 @@ TABLES: dict[str, pa.Schema] = {
             ("detail", pa.string()),
         ]
     ),
-    # `chosen` and `rejected` are messages, so that TRL's DPOTrainer reads the table as it is.
+    # `chosen` and `rejected` are messages, so that TRL's DPOTrainer reads the table as it is; the masks are those of the responses.
     "pairs": pa.schema(
         [
             ("id", pa.string()),
             ("prompt_id", pa.string()),
-            ("prompt", _MESSAGES),
-            ("chosen", _MESSAGES),
-            ("rejected", _MESSAGES),
+            ("prompt", MESSAGES),
+            ("chosen", MESSAGES),
+            ("rejected", MESSAGES),
             ("prompt_token_ids", _TOKENS),
             ("chosen_token_ids", _TOKENS),
             ("rejected_token_ids", _TOKENS),
+            ("chosen_mask", _MASK),
+            ("rejected_mask", _MASK),
             ("tokenizer", pa.string()),
             ("chosen_score", pa.float64()),
             ("rejected_score", pa.float64()),
@@ -75,10 +81,13 @@ TABLES: dict[str, pa.Schema] = {
             ("source_round", pa.int32()),
         ]
     ),
-    "rankings": pa.schema([("id", pa.string()), ("prompt", _MESSAGES), ("responses", _RESPONSES), ("scores", pa.list_(pa.float64()))]),
-    # Per-token log-probabilities of each response of the row with that id: (chosen, rejected) of a pair.
+    # Of each response of the row with that id, (chosen, rejected) of a pair, one value for each token: null where it is masked out.
     "logprobs": pa.schema([("id", pa.string()), ("logprobs", _LOGPROBS)]),
 }
+_GROWN = {"prompt": MESSAGES, "chosen": MESSAGES, "rejected": MESSAGES, "responses": pa.list_(RESPONSE)}
+"""Columns whose items may have been written with fewer fields."""
+_BESIDE = {"chosen_mask": "chosen_token_ids", "rejected_mask": "rejected_token_ids"}
+"""Columns that a table may have been written without, and what stands beside them."""
 
 
 def schema(table: str | pa.Schema) -> pa.Schema:
@@ -203,7 +212,8 @@ def stream(folder: Path, columns: list[str] | None = None, *, start: int = 0, st
                     rows = file.metadata.row_group(group).num_rows
                     first, last = max(start - at, 0), min(rows, rows if stop is None else stop - at)
                     if first < last:
-                        yield file.read_row_group(group, columns=columns).slice(first, last - first)
+                        part = file.read_row_group(group, columns=columns).slice(first, last - first)
+                        yield _as_now(part, columns, file.schema_arrow.names)
                     at += rows
                     if stop is not None and at >= stop:
                         return
@@ -217,7 +227,27 @@ def read(folder: Path, columns: list[str] | None = None, *, start: int = 0, stop
     if parts:
         return pa.concat_tables(parts).combine_chunks()
     schema = pq.read_schema(files(folder)[0])
-    return schema.empty_table().select(columns or schema.names)
+    empty = schema.empty_table()
+    return _as_now(empty if columns is None else empty.select([name for name in columns if name in schema.names]), columns, schema.names)
+
+
+def _as_now(table: pa.Table, columns: list[str] | None, written: list[str]) -> pa.Table:
+    """The rows with the columns and fields that were added since they were written, null."""
+    for at, field in enumerate(table.schema):
+        if field.name in _GROWN and _fields(field.type) < _fields(_GROWN[field.name]):
+            table = table.set_column(at, field.name, table[field.name].cast(_GROWN[field.name]))
+    for name, beside in _BESIDE.items():
+        if beside in written and name not in written and (columns is None or name in columns):
+            table = table.append_column(name, pa.nulls(table.num_rows, _MASK))
+    return table
+
+
+def _fields(kind: Any) -> set[str]:
+    """The paths of all fields in a list of structs; none of anything else."""
+    if not pa.types.is_list(kind) or not pa.types.is_struct(kind.value_type):
+        return {""}
+    inner = list(kind.value_type)
+    return {""}.union(*({field.name, *(f"{field.name}.{each}" for each in _fields(field.type))} for field in inner))
 
 
 def from_pylist(table: str | pa.Schema, rows: list[dict[str, Any]]) -> pa.Table:

@@ -18,7 +18,8 @@ ROWS = 1024
 
 def prompt_id(messages: tuple[Message, ...]) -> str:
     """The id of a prompt: 64 bits of BLAKE3 over its messages."""
-    return hash_of([[message["role"], message["content"]] for message in messages])[:16]
+    turns = [[message["role"], message["content"], message.get("tool_calls")] for message in messages]
+    return hash_of([turn if turn[2] else turn[:2] for turn in turns])[:16]
 
 
 @dataclass

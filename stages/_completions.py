@@ -2,12 +2,12 @@
 
 from collections.abc import Sequence
 from itertools import accumulate, chain
-from typing import Any
 
 import pyarrow as pa
 
 from engines import Completion
 from pipeline import rows
+from stages import _columns
 
 
 def candidates(table: pa.Table, completions: Sequence[Completion], tokenizers: Sequence[str | None], source: str) -> pa.Table:
@@ -19,14 +19,14 @@ def candidates(table: pa.Table, completions: Sequence[Completion], tokenizers: S
     each_known = [is_known for is_known, completion in zip(known, completions, strict=True) for _ in completion.responses]
     responses = [response for completion in completions for response in completion.responses]
     total = len(responses)
-    fields: dict[str, Any] = {
-        "text": pa.array([response.text for response in responses], pa.string()),
-        "token_ids": _lists([response.token_ids for response in responses], each_known),
-        "logprob": pa.array([sum(r.logprobs) if k else None for r, k in zip(responses, each_known, strict=True)], pa.float64()),
-        "finish_reason": pa.array([response.finish_reason for response in responses], pa.string()),
-        "source": pa.repeat(pa.scalar(source), total),
-    }
-    structs = pa.StructArray.from_arrays(list(fields.values()), names=list(fields))
+    structs = _columns.responses(
+        total,
+        text=pa.array([response.text for response in responses], pa.string()),
+        token_ids=_lists([response.token_ids for response in responses], each_known),
+        logprob=pa.array([sum(r.logprobs) if k else None for r, k in zip(responses, each_known, strict=True)], pa.float64()),
+        finish_reason=pa.array([response.finish_reason for response in responses], pa.string()),
+        source=pa.repeat(pa.scalar(source), total),
+    )
     columns = {
         "id": table["id"],
         "prompt": table["prompt"],

@@ -119,9 +119,8 @@ def _of_tokenizer(part: pa.Table, mine: list[str | None], first: list[str | None
     items = _columns.flat(part, "responses")
     spans = _columns.spans(part, "responses")
     keep = [a is None or a == b for (start, stop), a, b in zip(spans, mine, first, strict=True) for _ in range(start, stop)]
-    fields = {name: pc.struct_field(items, name) for name in ("text", "token_ids", "logprob", "finish_reason", "source")}
-    fields["token_ids"] = pc.if_else(pa.array(keep, pa.bool_()), fields["token_ids"], pa.scalar(None, fields["token_ids"].type))
-    made = pa.StructArray.from_arrays(list(fields.values()), names=list(fields))
+    ids = pc.struct_field(items, "token_ids")
+    made = _columns.changed(items, token_ids=pc.if_else(pa.array(keep, pa.bool_()), ids, pa.scalar(None, ids.type)))
     offsets = pa.array([0, *accumulate(stop - start for start, stop in spans)], pa.int32())
     return part.set_column(part.schema.get_field_index("responses"), "responses", pa.ListArray.from_arrays(offsets, made))
 

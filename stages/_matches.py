@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from judges import Group, Verdict, exact_answer
 from metrics.win_rates import wins_certain
@@ -130,10 +129,7 @@ def _in_order_of(ours: Path, theirs: Path, tools: Tools) -> Iterator[pa.Table]:
 def _marked(table: pa.Table, side: str) -> pa.Table:
     column = table["responses"].combine_chunks()
     items = column.flatten()
-    fields = [pc.struct_field(items, name) for name in ("text", "token_ids", "logprob", "finish_reason")]
-    marked = pa.StructArray.from_arrays(
-        [*fields, pa.array([side] * len(items), pa.string())], ["text", "token_ids", "logprob", "finish_reason", "source"]
-    )
+    marked = _columns.changed(items, source=pa.repeat(pa.scalar(side), len(items)))
     offsets = [start for start, _ in _columns.spans(table, "responses")]
     made = pa.ListArray.from_arrays(pa.array([*offsets, len(items)], pa.int32()), marked)
     return table.set_column(table.schema.get_field_index("responses"), "responses", made)

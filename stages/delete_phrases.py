@@ -60,12 +60,15 @@ def _shard(config: Config, table: pa.Table, tools: Tools) -> tuple[pa.Table, Fac
     made: list[dict[str, Any]] = []
     facts: Facts = {name: [0] * config.degrees for name in ("counts", "before", "after")}
     for row in table.select(["id", "prompt", "prompt_token_ids", "tokenizer", config.side]).to_pylist():
-        text = row[config.side][-1]["content"]
+        *before, last = row[config.side]
+        text = last["content"]
         degree = draw(tools.seed, row["id"]) % config.degrees
         kept = without(text, degree / (config.degrees - 1))
         for name, count in (("counts", 1), ("before", len(text)), ("after", len(kept))):
             facts[name][degree] += count
         response = {"text": kept, "finish_reason": "stop", "source": tools.address}
+        if before or last["tool_calls"]:
+            response["messages"] = [*before, {**last, "content": kept}]
         made.append({**row, "meta": {"degree": degree}, "responses": [response]})
     return tables.from_pylist("candidates", [{k: v for k, v in row.items() if k != config.side} for row in made]), facts
 

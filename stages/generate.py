@@ -19,6 +19,7 @@ from pipeline.errors import Refusal
 from pipeline.placement import Need
 from pipeline.plugin import Reads, Settings
 from pipeline.tools import Tools
+from stages import _columns
 from stages._completions import candidates
 
 VERSION = 1
@@ -116,7 +117,7 @@ def _shard(config: Config, table: pa.Table, tools: Tools) -> tuple[pa.Table, Fac
             seed=request_seed(tools.seed, id),
             stop=config.stop,
         )
-        for id, messages in zip(ids, table["prompt"].to_pylist(), strict=True)
+        for id, messages in zip(ids, _columns.messages(table["prompt"]), strict=True)
     ]
     try:
         completions: list[Completion] = engine.complete(requests)

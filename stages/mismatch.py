@@ -6,7 +6,7 @@ objective. KTO's code rotates within a batch instead, so there what comes out de
 """
 
 from collections.abc import Iterator
-from typing import Annotated, Any
+from typing import Annotated
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -21,7 +21,6 @@ from stages import _columns
 
 VERSION = 1
 MAKES = "candidates"
-_ITEM = tables.TABLES["candidates"].field("responses").type.value_type
 
 
 class Config(Settings):
@@ -60,12 +59,13 @@ def _mismatched(prompts: pa.Table, donors: list[int], tools: Tools) -> Iterator[
         taken = lists.take(pa.array(drawn, pa.int64()))
         # Ids of another tokenizer would spell something else.
         alike = pc.fill_null(pc.equal(mine["tokenizer"], theirs["tokenizer"]), False).combine_chunks()
-        fields = {name: pc.struct_field(taken, name) for name in (field.name for field in _ITEM)}
-        fields["token_ids"] = pc.if_else(alike, fields["token_ids"], pa.scalar(None, fields["token_ids"].type))
-        fields["source"] = pa.array([tools.address] * len(mine), pa.string())
-        # What it was sampled with, after its own prompt, says nothing here.
-        fields["logprob"] = pa.nulls(len(mine), pa.float64())
-        items = pa.StructArray.from_arrays([fields[field.name] for field in _ITEM], fields=list(_ITEM))
+        ids = pc.struct_field(taken, "token_ids")
+        items = _columns.changed(
+            taken,
+            token_ids=pc.if_else(alike, ids, pa.scalar(None, ids.type)),
+            source=pa.array([tools.address] * len(mine), pa.string()),
+            logprob=pa.nulls(len(mine), pa.float64()),  # what it was sampled with, after its own prompt, says nothing here
+        )
         responses = pa.ListArray.from_arrays(pa.array(range(len(mine) + 1), pa.int32()), items)
         yield mine.set_column(mine.schema.get_field_index("responses"), "responses", responses)
 
@@ -82,14 +82,8 @@ def _prompts(source: Artifact) -> pa.Table:
 def _of_pairs(table: pa.Table) -> pa.Table:
     """Pairs as candidates with two responses, under the id of their prompt."""
     count = table.num_rows
-    both: dict[str, Any] = {}
-    for side in ("chosen", "rejected"):
-        texts = [messages[-1]["content"] if messages else "" for messages in table[side].to_pylist()]
-        columns = {"text": pa.array(texts, pa.string()), "token_ids": table[f"{side}_token_ids"].combine_chunks()}
-        arrays = [columns.get(field.name, pa.nulls(count, field.type)) for field in _ITEM]
-        both[side] = pa.StructArray.from_arrays(arrays, fields=list(_ITEM))
     turns = pa.array([at for i in range(count) for at in (i, count + i)], pa.int64())
-    items = pa.concat_arrays([both["chosen"], both["rejected"]]).take(turns)
+    items = pa.concat_arrays([_columns.of_pairs(table, side) for side in ("chosen", "rejected")]).take(turns)
     columns = {
         "id": table["prompt_id"],
         **{name: table[name] for name in ("prompt", "prompt_token_ids", "tokenizer")},

@@ -20,6 +20,7 @@ from metrics.win_rates import win_rates
 from pipeline.artifact import Facts
 from pipeline.errors import Refusal
 from pipeline.plugin import Choice, Gate, Picks, Reads, Settings
+from pipeline.rows import MESSAGES
 from pipeline.tools import Tools
 from rules import Pick
 from stages import _columns, _join
@@ -181,8 +182,10 @@ def _pairs(
     }
     for side, name in enumerate(("chosen", "rejected")):
         items = pa.array([spans[row][0] + getattr(pick, name) for row, pick in zip(rows, picks, strict=True)], pa.int64())
-        made[name] = _messages(pc.struct_field(responses, "text").take(items))
-        made[f"{name}_token_ids"] = pc.struct_field(responses, "token_ids").take(items)
+        picked = responses.take(items)
+        made[name] = pc.coalesce(pc.struct_field(picked, "messages"), _messages(pc.struct_field(picked, "text")))
+        made[f"{name}_token_ids"] = pc.struct_field(picked, "token_ids")
+        made[f"{name}_mask"] = pc.struct_field(picked, "mask")
         made[f"{name}_score"] = scores.take(items)
         made[f"{name}_win_rate"] = pa.array([rate[side] for rate in rates], pa.float64())
     return pa.table(made)
@@ -190,7 +193,8 @@ def _pairs(
 
 def _messages(texts: Any) -> pa.ListArray:
     """Each text as a conversation of one assistant message."""
-    messages = pa.StructArray.from_arrays([pa.array(["assistant"] * len(texts), pa.string()), texts], ["role", "content"])
+    roles, calls = pa.array(["assistant"] * len(texts), pa.string()), pa.nulls(len(texts), pa.string())
+    messages = pa.StructArray.from_arrays([roles, texts, calls], fields=list(MESSAGES.value_type))
     return pa.ListArray.from_arrays(pa.array(np.arange(len(texts) + 1, dtype=np.int32)), messages)
 
 
@@ -202,7 +206,8 @@ def _sums(made: pa.Table) -> Facts:
     columns = {"rated": "chosen_win_rate", "labelled": "label", "tokenised": "chosen_token_ids"}
     sums: Facts = {"rows": rows, **{name: rows - made[column].null_count for name, column in columns.items()}}
     for name in ("chosen", "rejected"):
-        sums[f"{name}_characters"] = added(pc.utf8_length(pc.struct_field(made[name].combine_chunks().flatten(), "content")))
-        sums[f"{name}_tokens"] = added(pc.list_value_length(made[f"{name}_token_ids"]))
+        picked = _columns.of_pairs(made, name)
+        sums[f"{name}_characters"] = added(pc.utf8_length(pc.struct_field(picked, "text")))
+        sums[f"{name}_tokens"] = added(pc.list_value_length(_columns.trained_ids(picked)))
         sums[f"{name}_win_rate"] = added(made[f"{name}_win_rate"])
     return {**sums, "score_gap": added(pc.subtract(made["chosen_score"], made["rejected_score"])), "label": added(made["label"])}

@@ -1,4 +1,4 @@
-"""Which units stand in which optimizer step, and how a step is cut into micro-batches and dealt to ranks.
+"""Which units stand in which optimizer step, and how a step is cut into micro-batches and dealt to shares.
 
 The first depends on the seed alone; the second on the machine, and changes nothing but float noise.
 Legend: N responses, S tokens of a sequence, T response tokens, R response tokens of the whole micro-batch, P pairs, U units,
@@ -31,8 +31,8 @@ def steps_per_epoch(units: int, batch_size: int) -> int:
     return -(-units // batch_size)
 
 
-def deal(examples: Examples, units: np.ndarray, tokens: int, ranks: int) -> list[list[np.ndarray | None]]:
-    """Cut one step's units into micro-batches of at most `tokens` padded tokens, for each rank the same number (None: nothing).
+def deal(examples: Examples, units: np.ndarray, tokens: int, shares: int) -> list[list[np.ndarray | None]]:
+    """Cut one step's units into micro-batches of at most `tokens` padded tokens, for each share the same number (None: nothing).
 
     Units that share a prompt stay together. A group longer than the budget stands alone.
     """
@@ -46,8 +46,8 @@ def deal(examples: Examples, units: np.ndarray, tokens: int, ranks: int) -> list
         longest = max(int(lengths_N[some].max()) for some in (main_N, extra_N) if len(some))
         groups.append((longest, len(main_N) + len(extra_N), members))
     groups.sort(key=lambda group: (-group[0], group[2]))
-    share = -(-sum(longest * count for longest, count, _ in groups) // ranks)
-    budget = min(tokens, share) if ranks > 1 else tokens
+    even = -(-sum(longest * count for longest, count, _ in groups) // shares)
+    budget = min(tokens, even) if shares > 1 else tokens
     micro: list[list[int]] = []
     held = longest = 0
     for length, count, members in groups:  # longest first, so that a micro-batch's first group sets its width
@@ -57,7 +57,7 @@ def deal(examples: Examples, units: np.ndarray, tokens: int, ranks: int) -> list
         else:
             micro.append(list(members))
             held, longest = count, length
-    dealt: list[list[np.ndarray | None]] = [[np.asarray(each) for each in micro[rank::ranks]] for rank in range(ranks)]
+    dealt: list[list[np.ndarray | None]] = [[np.asarray(each) for each in micro[share::shares]] for share in range(shares)]
     for mine in dealt:
         mine += [None] * (len(dealt[0]) - len(mine))
     return dealt
@@ -71,8 +71,17 @@ def responses_of(examples: Examples, units: np.ndarray) -> np.ndarray:
 
 def lay_out(examples: Examples, responses_N: np.ndarray, device: str) -> Layout:
     """The tensors of a forward over these responses."""
-    lengths_N, prompts_N = examples.lengths_N[responses_N], examples.prompt_lengths_N[responses_N]
-    return layout(examples.tokens_V, examples.starts_N[responses_N], prompts_N, lengths_N - prompts_N, device)
+    lengths_N, prompts_N = examples.response_lengths_N[responses_N], examples.prompt_lengths_N[responses_N]
+    kept_R = None if examples.kept_R is None else examples.kept_R[_response_tokens(examples, responses_N)[1]]
+    return layout(examples.tokens_V, examples.starts_N[responses_N], prompts_N, lengths_N, device, kept_R)
+
+
+def _response_tokens(examples: Examples, responses_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Where responses have tokens (N, T), and where these stand among all response tokens (R,)."""
+    lengths_N = examples.response_lengths_N[responses_N]
+    at_T = np.arange(max(int(lengths_N.max()), 1))
+    inside_NT = at_T < lengths_N[:, None]
+    return inside_NT, (examples.response_starts_N[responses_N, None] + at_T)[inside_NT]
 
 
 @dataclass(frozen=True)
@@ -109,13 +118,11 @@ def objective_batch(examples: Examples, micro: MicroBatch, labels_U: np.ndarray,
     def of_main(values_N: np.ndarray | None) -> "Tensor | None":
         return None if values_N is None else floats(values_N[micro.main_N])
 
-    at_T = np.arange(laid.mask_NT.shape[1])
-    inside_NT = at_T < examples.response_lengths_N[everyone_N, None]
-    where_NT = (examples.response_starts_N[everyone_N, None] + at_T)[inside_NT]
+    inside_NT, where_R = _response_tokens(examples, everyone_N)
 
     def spread(values_R: np.ndarray) -> np.ndarray:
         spread_NT = np.zeros(inside_NT.shape, values_R.dtype)
-        spread_NT[inside_NT] = values_R[where_NT]
+        spread_NT[inside_NT] = values_R[where_R]
         return spread_NT
 
     known_LNT = floats(np.stack([spread(each) for each in examples.known_LR]))
@@ -170,15 +177,15 @@ def _units(
 def weight(examples: Examples, units: Sequence[int] | np.ndarray, unit: str) -> float:
     """What the sum of the losses over these units is divided by.
 
-    The total weight of pairs, the number of groups, of rows or of response tokens; for "chosen_token", the number of tokens
-    of the pairs' chosen responses times the pairs' weights.
+    The total weight of pairs, the number of groups, of rows or of response tokens that are trained on; for "chosen_token", the
+    number of such tokens of the pairs' chosen responses times the pairs' weights.
     """
     units = np.asarray(units)
     if unit == "pair":
         return float(examples.weights_U[units].sum())
     if unit == "chosen_token":
-        return float((examples.weights_U[units] * examples.response_lengths_N[examples.units_UW[units, 0]]).sum())
+        return float((examples.weights_U[units] * examples.trained_N[examples.units_UW[units, 0]]).sum())
     if unit == "group":
         return float(len(units))
     responses = responses_of(examples, units)
-    return float(len(responses) if unit == "row" else examples.response_lengths_N[responses].sum())
+    return float(len(responses) if unit == "row" else examples.trained_N[responses].sum())

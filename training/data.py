@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 import objectives
-from models import chat
+from models import chat, tokens
 from models.tokens import Ids, Row, lists, token_rows
 from pipeline import rows
 from pipeline.errors import Refusal
@@ -97,7 +97,8 @@ def _extra(beside: ExtraResponses, tokenizer: Any, degrees: int | None) -> dict[
     for i, (id, row) in enumerate(zip(table["id"].to_pylist(), token_rows(table, "candidates", tokenizer), strict=True)):
         if row.responses:
             degree = 0 if degrees is None else _degree(table["meta"][i].as_py(), id, degrees)
-            found[id] = row.prompt, Response(row.responses[0], () if logps is None else (logps[i][0],), degree=degree)
+            first, known = row.responses[0], () if logps is None else (logps[i][0],)
+            found[id] = row.prompt, Response(first.ids, known, degree=degree, mask=first.mask)
     return found
 
 
@@ -152,13 +153,14 @@ class _About:
                 raise Refusal(f"reference: row {self.ids[i]!r} has {theirs} responses there, {ours} here; let both read the same rows")
         phrases = _phrases(*row.responses) if "phrases" in needs else (None,) * len(row.responses)
         made: list[Response] = []
-        for j, ids in enumerate(row.responses):
+        for j, (response, marked) in enumerate(zip(row.responses, phrases, strict=True)):
             rate = None if self.win_rates is None else self.win_rates[i][j]
             score = None if self.scores is None else self.scores[i][j]
             if (self.win_rates is not None and rate is None) or (self.scores is not None and score is None):
                 continue
             mine = tuple(None if logps is None else logps[j] for logps in known)
-            made.append(Response(ids, mine, np.nan if rate is None else rate, np.nan if score is None else score, j == 0, phrases[j]))
+            rate, score = (np.nan if each is None else each for each in (rate, score))
+            made.append(Response(response.ids, mine, rate, score, j == 0, marked, mask=response.mask))
         return made
 
 
@@ -192,11 +194,16 @@ def _sides(table: pa.Table, kind: str, name: str, needs: frozenset[str]) -> list
     return list(zip(*(column.to_pylist() for column in columns), strict=True))
 
 
-def _phrases(chosen: Ids, rejected: Ids) -> tuple[np.ndarray, np.ndarray]:
-    """For each token 0, or the number (from 1) of the differing stretch that it is in; the same on both sides."""
-    marks = np.zeros(len(chosen), np.int64), np.zeros(len(rejected), np.int64)
-    blocks = SequenceMatcher(None, chosen.tolist(), rejected.tolist(), autojunk=False).get_opcodes()
+def _phrases(chosen: tokens.Response, rejected: tokens.Response) -> tuple[np.ndarray, np.ndarray]:
+    """For each token 0, or the number (from 1) of the differing stretch that it is in; the same on both sides.
+
+    Stretches are of the tokens that are trained on.
+    """
+    marks = np.zeros(len(chosen.ids), np.int64), np.zeros(len(rejected.ids), np.int64)
+    places = np.flatnonzero(chosen.kept), np.flatnonzero(rejected.kept)
+    texts = chosen.ids[places[0]].tolist(), rejected.ids[places[1]].tolist()
+    blocks = SequenceMatcher(None, *texts, autojunk=False).get_opcodes()
     for number, (_, a, b, c, d) in enumerate((block for block in blocks if block[0] != "equal"), start=1):
-        marks[0][a:b] = number
-        marks[1][c:d] = number
+        marks[0][places[0][a:b]] = number
+        marks[1][places[1][c:d]] = number
     return marks

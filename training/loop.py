@@ -58,14 +58,14 @@ def take_step(training: TrainingState, units: np.ndarray, where: str, rate: floa
     """One optimizer step; returns its metrics, and whether the first rank finds that it is time to save."""
     examples, worker = training.examples, training.worker
     divisor = batches.weight(examples, units, training.unit) or 1.0
-    dealt = batches.deal(examples, units, training.tokens, worker.ranks)[worker.rank]
+    dealt = batches.deal(examples, units, training.tokens, worker.shares)[worker.share]
     whole = _whole(training, units, dealt)
     # [loss, share of saving, then a sum and a count for each term].
     sums: Tensor | None = None
     names: list[str] = []
     labels_U = torch.zeros(len(units), dtype=torch.float64, device=worker.device)
     for i, members in enumerate(dealt):
-        share = 0.0 if members is None else 1.0  # ranks must do the same number of collectives, so an idle one computes and adds nothing
+        counts = 0.0 if members is None else 1.0  # ranks must do the same number of collectives, so an idle one computes and adds nothing
         micro = MicroBatch.of(examples, _smallest(examples) if members is None else members, worker.device)
         batch = _batch(training, micro, units, whole, idle=members is None)
         loss = training.loss.loss(training.job.objective.config, batch)
@@ -73,13 +73,13 @@ def take_step(training: TrainingState, units: np.ndarray, where: str, rate: floa
         summed = loss.per_unit.sum() / divisor
         if loss.per_chosen_token_PT is not None:
             summed = summed + loss.per_chosen_token_PT.sum() / (batches.weight(examples, units, "chosen_token") or 1.0)
-        worker.backward(summed * share, last=i == len(dealt) - 1)
+        worker.backward(summed * counts, last=i == len(dealt) - 1)
         if loss.label_P is not None:
             training.moves_labels = True
             if members is not None:
                 labels_U[batch.whole_at_U] = loss.label_P.to(labels_U)
         counted = [value for name in names for value in (loss.terms[name].sum(), torch.tensor(loss.terms[name].numel()).to(summed))]
-        part = torch.stack([summed.detach(), *counted]).double() * share
+        part = torch.stack([summed.detach(), *counted]).double() * counts
         sums = part if sums is None else sums + part
     assert sums is not None
     flag = torch.tensor([float(overdue and worker.rank == 0)], dtype=sums.dtype, device=sums.device)

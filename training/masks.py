@@ -64,16 +64,19 @@ def _before(keep: Callable[[str, Tensor], None], kind: str) -> Callable[..., Non
 
 
 def of_activations(found: dict[str, list[Tensor]], laid: "Layout") -> Tensor:
-    """MaPO's mask (R,): each activation scaled to [0, 1] over its response, averaged within a type, then over types.
+    """MaPO's mask (R,): each activation scaled to [0, 1] over its response's trained tokens, averaged within a type, then over types.
 
     Where an activation is the same for all tokens of a response, as for a response of one token, it counts 1.
     """
     rows, width = laid.mask_NT.shape
     row_R = laid.cell_R // width
 
+    def kept(value_R: Tensor, fill: float) -> Tensor:
+        return value_R if laid.kept_R is None else torch.where(laid.kept_R, value_R, fill)
+
     def scaled(value_R: Tensor) -> Tensor:
         low, high = (
-            torch.full((rows,), fill, device=value_R.device).scatter_reduce(0, row_R, value_R, how)
+            torch.full((rows,), fill, device=value_R.device).scatter_reduce(0, row_R, kept(value_R, fill), how)
             for fill, how in ((float("inf"), "amin"), (-float("inf"), "amax"))
         )
         span_R = (high - low)[row_R]

@@ -63,11 +63,12 @@ class Policy(torch.nn.Module):
         return found | self._degrees(laid, hidden_SH)
 
     def _degrees(self, laid: "Layout", hidden_SH: Tensor) -> dict[str, Tensor]:
-        """What each head makes of the state of each response's last token (N, E, K); of an empty response, of no state."""
+        """What each head makes of the state of each response's last trained token (N, E, K); of an empty response, of no state."""
         if not self.heads:
             return {}
         rows, width = laid.mask_NT.shape
-        last_N = torch.full((rows,), -1, device=laid.at_R.device).scatter_reduce(0, laid.cell_R // width, laid.at_R, "amax") + 1
+        at_R = laid.at_R if laid.kept_R is None else torch.where(laid.kept_R, laid.at_R, -1)
+        last_N = torch.full((rows,), -1, device=at_R.device).scatter_reduce(0, laid.cell_R // width, at_R, "amax") + 1
         states_NH = torch.where((last_N > 0)[:, None], hidden_SH[last_N], 0.0).to(self.heads[0].weight.dtype)
         return {"degree_logits": torch.stack([head(states_NH) for head in self.heads], 1).float()}
 

@@ -26,10 +26,15 @@ LABELS = "labels.npy"
 
 
 class Worker(Protocol):
-    """One rank of a trainer."""
+    """One process of a trainer. Which units it works on is one thing, which process it is another: ranks that divide one forward between
+    them (sequence or tensor parallel) have one share in common."""
 
+    share: int
+    """Which part of each step's units this process works on, from 0."""
+    shares: int
+    """Into how many parts each step's units are dealt."""
     rank: int
-    ranks: int
+    """Which process this is, from 0; the first writes what is written once."""
     device: str
 
     def forward(self, laid: Layout) -> "dict[str, Tensor]":
@@ -37,7 +42,7 @@ class Worker(Protocol):
         ...
 
     def backward(self, loss: "Tensor", last: bool) -> None:
-        """Add the gradient of this rank's share of the step's loss; `last` in the step's last micro-batch."""
+        """Add the gradient of this share of the step's loss; `last` in the step's last micro-batch."""
         ...
 
     def step(self, learning_rate: float) -> float:
@@ -45,7 +50,7 @@ class Worker(Protocol):
         ...
 
     def total(self, values: "Tensor") -> list[float]:
-        """The sum over all ranks."""
+        """The sum over all shares, each counted once; every rank calls it and is told the same."""
         ...
 
     def save(self, folder: Path) -> None:

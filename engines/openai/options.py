@@ -7,6 +7,7 @@ from engines import Completion, Request, RequestRefused
 from engines.openai.http import Client
 from engines.openai.shapes import Chat, Scores, Tokenized
 from engines.openai.spelling import Spelling
+from models.messages import called
 
 TOP = 20
 """Most alternatives of a token that the API gives."""
@@ -17,7 +18,7 @@ UNLISTED = 0.01
 async def of_any_length(spelling: Spelling, client: Client, request: Request, prompt: tuple[int, ...] | None) -> Completion:
     """By vLLM: the log-probabilities of prompt and option together, read at the option's tokens."""
     if prompt is None:
-        chat = {"messages": [dict(message) for message in request.messages], "add_generation_prompt": True}
+        chat = {"messages": [called(message) for message in request.messages], "add_generation_prompt": True}
         prompt = await _ids(spelling, client, chat)
     options = [await _option_ids(spelling, client, option) if option else () for option in request.options]
     asked = [ids for ids in options if ids]

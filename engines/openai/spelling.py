@@ -10,6 +10,7 @@ from engines.openai.config import Config
 from engines.openai.http import Client
 from engines.openai.shapes import Chat, Choice, Models, chat_of_texts
 from models import Endpoint
+from models.messages import called
 from pipeline.errors import Refusal
 
 FINISHED = ("stop", "length", "content_filter")
@@ -133,7 +134,7 @@ class Spelling:
         longest = request.max_new_tokens if self.context is None else min(request.max_new_tokens, self.context)
         body: dict[str, Any] = {
             "model": self.name,
-            "messages": [dict(message) for message in request.messages],
+            "messages": [called(message) for message in request.messages],
             "temperature": request.temperature,
             "top_p": request.top_p,
             "n": n,

@@ -17,7 +17,7 @@ from pipeline.errors import Refusal
 from pipeline.views import screen
 
 Row = dict[str, Any]
-SCORES = {"pairs": ["chosen_score", "rejected_score"], "judged": ["scores"], "rankings": ["scores"]}
+SCORES = {"pairs": ["chosen_score", "rejected_score"], "judged": ["scores"]}
 """The columns of each table that --best and --worst rank by."""
 
 
@@ -46,7 +46,7 @@ def _by_id(folder: Path, table: str, at: str) -> list[Row]:
 def _by_gap(folder: Path, table: str, count: int, *, largest: bool) -> list[Row]:
     columns = SCORES.get(table)
     if columns is None:
-        raise Refusal(f"{folder}: its rows have no scores to rank by; --best and --worst are for judged, pairs and rankings")
+        raise Refusal(f"{folder}: its rows have no scores to rank by; --best and --worst are for judged and pairs")
     gaps: list[tuple[float, int]] = []
     start = 0
     for part in rows.stream(folder, columns):
@@ -67,8 +67,7 @@ def _row(folder: Path, index: int) -> Row:
 def render(table: str, made: list[Row]) -> RenderableType:
     """Rows of one table, one below the other."""
     show: Callable[[Row], RenderableType] = {
-        "prompts": _prompt_row, "candidates": _candidates, "judged": _candidates, "pairs": _pair, "rankings": _candidates,
-        "logprobs": _logprobs,
+        "prompts": _prompt_row, "candidates": _candidates, "judged": _candidates, "pairs": _pair, "logprobs": _logprobs,
     }.get(table, _plain)  # fmt: skip
     parts: list[RenderableType] = []
     for row in made:
@@ -76,7 +75,7 @@ def render(table: str, made: list[Row]) -> RenderableType:
     return Group(*parts)
 
 
-def messages(value: list[dict[str, str]]) -> Text:
+def messages(value: list[Row]) -> Text:
     """A conversation: each message under its role, the role left out where a lone user speaks."""
     text = Text()
     for message in value:
@@ -84,6 +83,8 @@ def messages(value: list[dict[str, str]]) -> Text:
             text.append(f"{screen.safe(message['role'])}: ", style="dim")
         text.append(screen.safe(message["content"]))
         text.append("\n")
+        if message.get("tool_calls"):
+            text.append(f"calls {screen.safe(message['tool_calls'])}\n", style="dim")
     text.rstrip()
     return text
 
@@ -110,8 +111,12 @@ def _candidates(row: Row) -> RenderableType:
         if wins:
             others = [p for j, p in enumerate(wins[i]) if j != i]
             line.append(f"{sum(others) / len(others):.0%}" if others else "")
-        lines.append([*line, screen.safe(response["finish_reason"] or ""), Text(screen.safe(response["text"]))])
+        lines.append([*line, screen.safe(response["finish_reason"] or ""), _response(response)])
     return Group(messages(row["prompt"]), Padding(screen.table(headings, lines), (0, 0, 0, 2), expand=False))
+
+
+def _response(response: Row) -> Text:
+    return messages(response["messages"]) if response.get("messages") else Text(screen.safe(response["text"]))
 
 
 def _pair(row: Row) -> RenderableType:
@@ -131,8 +136,9 @@ def _worth(row: Row, side: str) -> str:
 
 
 def _logprobs(row: Row) -> RenderableType:
-    each: list[list[float]] = row["logprobs"]
-    sums = [(len(tokens), sum(tokens)) for tokens in each]
+    each: list[list[float | None]] = row["logprobs"]
+    known = [[logp for logp in tokens if logp is not None] for tokens in each]
+    sums = [(len(tokens), sum(tokens)) for tokens in known]
     lines = [[str(i), str(n), screen.number(total), screen.number(total / n) if n else ""] for i, (n, total) in enumerate(sums)]
     return screen.table([("response", "right"), ("tokens", "right"), ("logprob", "right"), ("per token", "right")], lines)
 

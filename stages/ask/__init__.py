@@ -19,6 +19,7 @@ from pipeline.artifact import Facts, hash_of
 from pipeline.placement import Need
 from pipeline.plugin import Gate, Reads, Settings
 from pipeline.tools import Tools
+from stages import _columns
 from stages._completions import candidates
 from stages.ask import questions, store
 from stages.ask.questions import Questions
@@ -114,7 +115,7 @@ def _shard(config: Config, teacher: dict[str, Any], total: int, table: pa.Table,
     refused = tools.warm(questions.opened, tools.profile.answers, *questions.refusals(teacher)) if skip else None
     torn = answers.torn
     answers.torn = 0
-    chats, ids = [tuple(messages) for messages in table["prompt"].to_pylist()], table["id"].to_pylist()
+    chats, ids = [tuple(messages) for messages in _columns.messages(table["prompt"])], table["id"].to_pylist()
     settings = config.model_dump(mode="json", exclude=_APART)
     keys = [hash_of([teacher["id"], list(chat), settings]) for chat in chats]
     sampling = config.model_dump(exclude=_APART)

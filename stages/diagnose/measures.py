@@ -1,6 +1,7 @@
 """What tables alone say about a round: how far pairs are apart, how long and how varied samples are, what the judge prefers.
 
-Counts and means run over all rows; comparisons word by word over the evenly spaced rows that `sample` picks.
+Counts and means run over all rows; comparisons word by word over the evenly spaced rows that `sample` picks. Tokens are those
+that are trained on: what a mask leaves out is not the policy's.
 """
 
 import json
@@ -46,14 +47,15 @@ def sample(source: Artifact, table: str, limit: int, work: Path) -> Artifact:
 
 def pairs(source: Artifact, some: Artifact) -> Facts:
     """Facts of all pairs, and the mean text gap of `some` of them (in tokens; in words where a pair has no tokens)."""
-    columns = ["chosen", "rejected", "chosen_token_ids", "rejected_token_ids", "chosen_score", "rejected_score"]
-    table = rows.read(source.path, columns)
     sides = ("chosen", "rejected")
-    characters = [_floats(pc.utf8_length(_contents(table, side))) for side in sides]
-    tokens = [_floats(pc.list_value_length(table[f"{side}_token_ids"])) for side in sides]
+    columns = [name for side in sides for name in (side, f"{side}_token_ids", f"{side}_mask", f"{side}_score")]
+    table = rows.read(source.path, columns)
+    both = [_columns.of_pairs(table, side) for side in sides]
+    characters = [_floats(pc.utf8_length(pc.struct_field(each, "text"))) for each in both]
+    tokens = [_floats(pc.list_value_length(_columns.trained_ids(each))) for each in both]
     longer = np.sign(characters[0] - characters[1])
     few = rows.read(some.path, columns)
-    apart = [gaps.text_gap(*both) for both in zip(*(_words(few, side) for side in sides), strict=True)]
+    apart = [gaps.text_gap(*words) for words in zip(*(_words(_columns.of_pairs(few, side)) for side in sides), strict=True)]
     return {
         "pairs": table.num_rows,
         "mean_score_gap": gaps.score_gap(_floats(table["chosen_score"]), _floats(table["rejected_score"])),
@@ -67,7 +69,7 @@ def pairs(source: Artifact, some: Artifact) -> Facts:
 def samples(source: Artifact, some: Artifact, vocabulary: int | None) -> Facts:
     """Lengths of all responses in tokens, and the diversity of `some` prompts' responses: in words, and in tokens of a `vocabulary`."""
     responses = _columns.flat(rows.read(source.path, ["responses"]), "responses")
-    tokens = _floats(pc.list_value_length(pc.struct_field(responses, "token_ids")))
+    tokens = _floats(pc.list_value_length(_columns.trained_ids(responses)))
     tokens = tokens[~np.isnan(tokens)]
     ends = pc.struct_field(responses, "finish_reason").to_pylist()
     few = rows.read(some.path, ["responses"])
@@ -95,7 +97,7 @@ def _self_bleu(groups: list[tuple[str, ...]]) -> float | None:
 
 
 def _adjusted(responses: Any, vocabulary: int) -> float | None:
-    ids = pc.struct_field(responses, "token_ids").flatten()
+    ids = _columns.trained_ids(responses).flatten()
     return diversity.expectation_adjusted_distinct(len(pc.unique(ids)), len(ids), vocabulary)
 
 
@@ -191,10 +193,6 @@ def _floats(column: Any) -> np.ndarray:
     return np.asarray(pc.cast(column, pa.float64()).to_numpy(zero_copy_only=False), float) if len(column) else np.zeros(0)
 
 
-def _contents(table: pa.Table, side: str) -> Any:
-    return pc.struct_field(table[side].combine_chunks().flatten(), "content")
-
-
-def _words(table: pa.Table, side: str) -> list[list[Any]]:
-    texts = _contents(table, side).to_pylist()
-    return [ids if ids is not None else text.split() for ids, text in zip(table[f"{side}_token_ids"].to_pylist(), texts, strict=True)]
+def _words(responses: Any) -> list[list[Any]]:
+    texts, ids = _columns.strings(responses, "text"), _columns.trained_ids(responses).to_pylist()
+    return [text.split() if some is None else some for text, some in zip(texts, ids, strict=True)]

@@ -79,8 +79,15 @@ def _samples(limit: int | None, against: bool, table: pa.Table, tools: Tools) ->
 
 
 def _logprobs(table: pa.Table, seen: Sequence[Sequence[Any]]) -> pa.Table:
-    made = {"id": table["id"], "logprobs": pa.array([[each.logps_R for each in row] for row in seen], pa.list_(pa.list_(pa.float32())))}
-    return pa.table(made)
+    made = [[_per_token(each) for each in row] for row in seen]
+    return pa.table({"id": table["id"], "logprobs": pa.array(made, pa.list_(pa.list_(pa.float32())))})
+
+
+def _per_token(seen: Any) -> Any:
+    if seen.kept_T.all():
+        return seen.logps_R
+    own = iter(seen.logps_R.tolist())
+    return [next(own) if kept else None for kept in seen.kept_T.tolist()]
 
 
 def sums(folder: Path, ids: Sequence[str], what: str) -> Sums:
@@ -93,7 +100,8 @@ def sums(folder: Path, ids: Sequence[str], what: str) -> Sums:
                 continue
             if len(both) != 2:
                 raise Refusal(f"{what}: row {id!r} has {len(both)} responses, not chosen and rejected; let it read the same pairs")
-            for side, logps in zip(("chosen", "rejected"), both, strict=True):
+            for side, values in zip(("chosen", "rejected"), both, strict=True):
+                logps = [value for value in values if value is not None]
                 found[side][wanted[id]] = float(np.sum(logps, dtype=np.float64))
                 found[f"{side}_tokens"][wanted[id]] = len(logps)
     absent = int(np.isnan(found["chosen"]).sum())

@@ -34,7 +34,8 @@ def test_padded_batches_give_what_each_sequence_gives_alone(
     responses = [draw.integers(0, 100, size) for size in (9, 1, 4, 2)]
     both = list(zip(prompts, responses, strict=True))
     sizes = (np.asarray([len(p) for p in prompts]), np.asarray([len(r) for r in responses]))
-    found = score.logps_of(loaded, [np.concatenate(each) for each in both], *sizes, tokens=10_000)
+    whole = [np.ones(len(response), bool) for response in responses]
+    found = score.logps_of(loaded, [np.concatenate(each) for each in both], *sizes, tokens=10_000, kept=whole)
     for logps, (prompt, response) in zip(found, both, strict=True):
         assert np.abs(logps - plain_logps(loaded, prompt, response).numpy()).max() < 2e-5
     # In the backward pass too: chunks are computed again there.

@@ -93,7 +93,7 @@ def test_a_stage_may_tell_of_what_it_likes(tmp_path):
     from pipeline.tools import Tools
 
     told = []
-    tools = Tools("round-01/x", 1, 1, {}, tmp_path, profile(), tell=lambda kind, **rest: told.append((kind, rest)))
+    tools = Tools("round-01/x", 1, 1, {}, tmp_path / "out", tmp_path, profile(), tell=lambda kind, **rest: told.append((kind, rest)))
     tools.event("trained", step=3, loss=0.5)
     assert told == [("trained", {"address": "round-01/x", "step": 3, "loss": 0.5})]
 

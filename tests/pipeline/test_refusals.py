@@ -589,9 +589,8 @@ FOUND: dict[str, Row] = {
         sets=("round.candidates.n=4",), built=1,
     ),
     "a changed seed": Row(
-        "start/policy: is stale: seed: 0 -> 3\nstart/prompts: is stale: seed: 0 -> 3\nround-01/candidates: is stale: seed: 0 -> 3\n"
-        "round-01/judged: is stale: seed: 0 -> 3\nround-01/pairs: is stale: seed: 0 -> 3\nruns/tiny: nothing was run. "
-        + STALE.format("start/policy"),
+        "round-01/candidates: is stale: seed: 0 -> 3\nround-01/judged: is stale: seed: 0 -> 3\n"
+        "round-01/pairs: is stale: seed: 0 -> 3\nruns/tiny: nothing was run. " + STALE.format("round-01/candidates"),
         sets=("seed=3",), built=1,
     ),
     "a fork onto another disk": Row(

@@ -20,7 +20,7 @@ def test_pairs_train_trl_unchanged(tmp_path):
     pairs = build(tmp_path / "pairs", "pair", {"rule": "best_vs_worst"}, {"judged": judged})
 
     rows = datasets.load_dataset("parquet", data_files=str(pairs.path / "*.parquet"), split="train", cache_dir=str(tmp_path / "cache"))
-    assert rows.num_rows == 8 and rows[0]["chosen"] == [{"role": "assistant", "content": "answer 0 in full"}]
+    assert rows.num_rows == 8 and rows[0]["chosen"] == [{"role": "assistant", "content": "answer 0 in full", "tool_calls": None}]
     folder = tiny_llama(tmp_path / "model")
     model = AutoModelForCausalLM.from_pretrained(folder)
     before = {name: weight.clone() for name, weight in model.named_parameters()}

@@ -70,6 +70,6 @@ folder, model = Path(sys.argv[1]), Path(sys.argv[2])
 optimisation = Optimisation(**{"learning_rate": 1e-3, "batch_size": 8, "max_length": 128, **json.loads(sys.argv[3])})
 objective = plugin.parse("objectives", "sppo")
 job = Job(folder / "rows", "pairs", folder / "reference", Model(model), folder / "out", folder / "work", objective, optimisation, 7)
-tools = SimpleNamespace(address="x", report=lambda address, done, total: time.sleep(float(sys.argv[4])))
+tools = SimpleNamespace(address="x", report=lambda address, done, total: time.sleep(float(sys.argv[4])), event=lambda kind, **told: None)
 trainers.torch.train(trainers.torch.Config(threads=1, checkpoint_steps=2), job, tools)
 """

@@ -14,7 +14,7 @@ from pipeline.errors import Refusal
 from pipeline.placement import placement
 from stages import _matches
 from tests.support.core import profile
-from tests.support.steps import build, candidates, prompt, table
+from tests.support.steps import build, candidates, on_disk, prompt, table
 
 
 def _prompts(path, count=10):
@@ -67,7 +67,8 @@ def test_demonstrations_become_candidates_without_tokens(tmp_path):
     facts = made.manifest.facts
     assert {k: facts[k] for k in ("rows", "read", "duplicates", "empty")} == {"rows": 2, "read": 4, "duplicates": 1, "empty": 1}
     row = rows.read(made.path).to_pylist()[0]
-    assert row["responses"] == [{"text": "x", "token_ids": None, "logprob": None, "finish_reason": "stop", "source": "demonstration"}]
+    unknown = dict.fromkeys(("token_ids", "logprob", "mask", "messages"))
+    assert row["responses"] == [{"text": "x", "finish_reason": "stop", "source": "demonstration", **unknown}]
     assert row["prompt_token_ids"] is None and row["tokenizer"] is None
 
 
@@ -194,8 +195,9 @@ def test_the_columns_of_a_pair(tmp_path):
     assert found.schema.names == rows.TABLES["pairs"].names
     assert found["id"].to_pylist() == ["a.02.2-0", "b.02.0-1"]
     assert found.to_pylist()[0] == {
-        "id": "a.02.2-0", "prompt_id": "a", "prompt": prompt("say a"), "chosen": [{"role": "assistant", "content": "123"}],
-        "rejected": [{"role": "assistant", "content": "1"}], "prompt_token_ids": [1, 2, 3], "chosen_token_ids": [49, 50, 51],
+        "id": "a.02.2-0", "prompt_id": "a", "prompt": on_disk(prompt("say a")),
+        "chosen": on_disk([{"role": "assistant", "content": "123"}]), "rejected": on_disk([{"role": "assistant", "content": "1"}]),
+        "chosen_mask": None, "rejected_mask": None, "prompt_token_ids": [1, 2, 3], "chosen_token_ids": [49, 50, 51],
         "rejected_token_ids": [49], "tokenizer": "test", "chosen_score": 3.0, "rejected_score": 1.0,
         "chosen_win_rate": pytest.approx(2.5 / 3), "rejected_win_rate": pytest.approx(0.5 / 3), "label": 1.0, "weight": 1.0,
         "source_round": 2,

@@ -2,7 +2,6 @@
 
 import math
 from pathlib import Path
-from types import SimpleNamespace
 
 import pyarrow.parquet as pq
 import pytest
@@ -54,7 +53,7 @@ def test_heads_learn_to_tell_degrees_and_do_not_stay(tmp_path: Path) -> None:
     model = tiny_llama(tmp_path / "model")
     made = pairs_job(tmp_path / "job", model, {"kind": "spo_degree", "weight": 1.0}, num_train_epochs=8, learning_rate=1e-2)
     torch.set_num_threads(1)
-    tools = SimpleNamespace(address="round-01/policy", report=lambda *_: None)
+    tools = steps.tools(tmp_path / "policy")
     facts = torch_trainer.train(torch_trainer.Config(threads=1), made, tools)
     assert facts["loss_first"] == pytest.approx(math.log(2) + 2 * math.log(4), abs=1e-3)
     assert facts["degree_accuracy_last"] > 0.6

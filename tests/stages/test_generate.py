@@ -35,7 +35,7 @@ def test_what_is_on_disk_is_what_was_sampled(tmp_path, model):
     table = rows.read(made.path).to_pylist()
     assert [row["id"] for row in table] == [row["id"] for row in PROMPTS]
     for row, asked in zip(table, PROMPTS, strict=True):
-        assert row["prompt"] == asked["prompt"] and json.loads(row["meta"]) == asked["meta"]
+        assert row["prompt"] == steps.on_disk(asked["prompt"]) and json.loads(row["meta"]) == asked["meta"]
         assert row["prompt_token_ids"] == render(tokenizer, asked["prompt"])
         assert len(row["responses"]) == 3
         for response in row["responses"]:

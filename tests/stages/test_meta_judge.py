@@ -17,7 +17,7 @@ from pipeline.profile import load
 from tests.golden.judging_checks import CHECKS
 from tests.support import tiny_recipes
 from tests.support.judging import GRADER, judge
-from tests.support.steps import build, candidates, folder, prompt, table
+from tests.support.steps import build, candidates, folder, on_disk, prompt, table
 
 NONE, ONE, TWO, FOUR = "Nothing.\nScore: 0", "Paris.\nScore: 5", "Paris, capital.\nScore: 2", "Paris, capital of France, Seine.\nScore: 2"
 GOLDEN = 1.160217996409845
@@ -122,7 +122,7 @@ def test_the_judgements_that_vary_most_are_compared(tmp_path):
     made = _compare(tmp_path, {"a": THREE, "b": PAIR}, {"position_rate": None}, first=1.5)
     first, second = rows.read(made.path).to_pylist()
     assert (first["id"], second["id"]) == ("a.response-1", "b.response-0")
-    assert first["prompt"] == prompt("Grade response 1 from 0 to 5.")
+    assert first["prompt"] == on_disk(prompt("Grade response 1 from 0 to 5."))
     assert [r["text"] for r in first["responses"]] == [NONE, ONE, TWO], "each once, and none without a grade"
     assert {r["source"] for r in first["responses"]} == {f"{tmp_path.name}/judged"}
     assert first["tokenizer"] is None and first["responses"][0]["token_ids"] is None
@@ -212,7 +212,7 @@ def test_pairs_of_judgements_and_of_answers_train_together(tmp_path):
     taught = build(tmp_path / "judge_pairs", "pair", {**rule, "max_chosen_characters": len(TWO)}, {"judged": compared})
     (pair,) = rows.read(taught.path).to_pylist()
     assert taught.manifest.facts["dropped"] == {"long_chosen": 1}
-    assert pair["prompt"] == prompt("Grade response 1 from 0 to 5.") and pair["id"] == "a.response-1.01.2-0"
+    assert pair["prompt"] == on_disk(prompt("Grade response 1 from 0 to 5.")) and pair["id"] == "a.response-1.01.2-0"
     assert (pair["chosen"][0]["content"], pair["rejected"][0]["content"]) == (TWO, NONE)
     assert pair["chosen_token_ids"] is pair["prompt_token_ids"] is pair["tokenizer"] is None
     judged = table(tmp_path / "answers", "judged", [{**row, "scores": [1.0, 0.0]} for row in candidates({"a": ["x", "y"]})])

@@ -29,7 +29,16 @@ def taken(tmp_path, lines, kind, **settings):
     path = tmp_path / f"{len(list(tmp_path.iterdir()))}.jsonl"
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     made = build(path.with_suffix(""), "take", {"table": kind, "source": {"kind": "jsonl", "path": str(path)}, **settings})
-    return made.manifest.facts, rows.read(made.path).to_pylist()
+    return made.manifest.facts, [_said(row) for row in rows.read(made.path).to_pylist()]
+
+
+def _said(row):
+    """A row as it is told here: a message without tool calls has no such key."""
+
+    def message(value):
+        return {k: v for k, v in value.items() if (k, v) != ("tool_calls", None)} if isinstance(value, dict) else value
+
+    return {name: [message(each) for each in value] if isinstance(value, list) else value for name, value in row.items()}
 
 
 def rated(text, response, **ratings):
@@ -194,7 +203,7 @@ def test_every_column_of_a_table_is_kept_and_missing_ones_are_null(tmp_path):
     whole = {
         **OWN, "prompt_id": "p", "prompt_token_ids": [1, 2], "chosen_token_ids": [3], "rejected_token_ids": [], "tokenizer": "t",
         "chosen_score": 0.1 + 0.2, "rejected_score": -1e-300, "chosen_win_rate": 1 / 3, "rejected_win_rate": None, "label": 0.75,
-        "weight": 0.5,
+        "weight": 0.5, "chosen_mask": [True], "rejected_mask": [],
     }  # fmt: skip
     assert set(whole) == set(rows.TABLES["pairs"].names)
     facts, found = taken(tmp_path, [whole, {"prompt": prompt("p"), "chosen": said("a"), "rejected": said("")}], "pairs", shape="rematch")

@@ -67,6 +67,11 @@ def prompt(text: str) -> list[dict[str, str]]:
     return [{"role": "user", "content": text}]
 
 
+def on_disk(messages: list[dict[str, str]]) -> list[dict[str, str | None]]:
+    """Messages as a table gives them back."""
+    return [{"tool_calls": None, **message} for message in messages]
+
+
 def response(text: str, finish_reason: str = "stop") -> dict[str, Any]:
     """A response as an engine leaves it; its token ids are its code points."""
     return {"text": text, "token_ids": [ord(c) for c in text], "logprob": -1.0, "finish_reason": finish_reason, "source": "policy"}

@@ -12,6 +12,7 @@ from models import Model, chat, score
 from models import forward as forwards
 from pipeline import plugin, rows
 from training import batches, data, loop, state
+from training.examples import Examples
 from training.job import ExtraResponses, Job, Optimisation
 from training.policy import Policy, reference_of
 
@@ -110,7 +111,7 @@ def digests(folder: Path) -> dict[str, str]:
 class Still:
     """A worker that keeps the gradient of one step and moves nothing."""
 
-    rank, ranks, device = 0, 1, "cpu"
+    share, shares, rank, device = 0, 1, 0, "cpu"
 
     def __init__(self, policy: Policy) -> None:
         self._policy = policy
@@ -133,7 +134,8 @@ class Gloo(Still):
 
     def __init__(self, policy: Policy) -> None:
         super().__init__(policy)
-        self.rank, self.ranks = torch.distributed.get_rank(), torch.distributed.get_world_size()
+        self.rank = self.share = torch.distributed.get_rank()
+        self.shares = torch.distributed.get_world_size()
 
     def step(self, learning_rate: float) -> float:
         for parameter in self._policy.parameters():
@@ -149,10 +151,10 @@ class Gloo(Still):
 
 
 def first_step(
-    made: Job, tokens: int, dtype: str = "float32", worker: type[Still] = Still
+    made: Job, tokens: int, dtype: str = "float32", worker: type[Still] = Still, examples: Examples | None = None
 ) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """The gradient and the metrics of the whole first step, cut into micro-batches of at most `tokens`; the model is near the reference."""
-    examples = data.read(made)
+    examples = data.read(made) if examples is None else examples
     policy = Policy(forwards.read(made.model, dtype), made, reference_of(made, dtype, "cpu"))
     with torch.no_grad():  # at the reference itself, several losses have no slope
         draw = torch.Generator().manual_seed(1)

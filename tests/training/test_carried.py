@@ -99,7 +99,9 @@ def test_learned_masks_train_and_do_not_stay_in_the_model(tmp_path: Path, model:
 def test_masks_of_activations_lie_between_0_and_1_and_reach_both() -> None:
     cell_R = torch.tensor([0, 1, 2, 4, 5, 6, 8])
     laid: Any = SimpleNamespace(
-        mask_NT=torch.tensor([[True, True, True, False], [True, True, True, False], [True, False, False, False]]), cell_R=cell_R
+        mask_NT=torch.tensor([[True, True, True, False], [True, True, True, False], [True, False, False, False]]),
+        cell_R=cell_R,
+        kept_R=None,
     )
     found = {"q_proj": [torch.tensor([1.0, 2.0, 3.0, 5.0, 5.0, 9.0, 4.0])], "layer": [torch.tensor([0.0, 4.0, 2.0, 1.0, 1.0, 1.0, 7.0])]}
     mask_R = masks.of_activations(found, laid)
@@ -110,8 +112,10 @@ def test_masks_of_activations_lie_between_0_and_1_and_reach_both() -> None:
 def test_phrases_are_the_stretches_that_differ() -> None:
     import numpy as np
 
+    from models.tokens import Response
+
     chosen, rejected = np.asarray([1, 2, 3, 4, 5]), np.asarray([1, 9, 9, 3, 4, 7, 8, 5])
-    assert [each.tolist() for each in data._phrases(chosen, rejected)] == [[0, 1, 0, 0, 0], [0, 1, 1, 0, 0, 2, 2, 0]]
+    assert [each.tolist() for each in data._phrases(Response(chosen), Response(rejected))] == [[0, 1, 0, 0, 0], [0, 1, 1, 0, 0, 2, 2, 0]]
 
 
 def test_groups_leave_out_what_the_judge_left_open(tmp_path: Path, model: Path) -> None:

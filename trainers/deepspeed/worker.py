@@ -1,7 +1,7 @@
 """One rank of the DeepSpeed trainer; runs in a process of its own.
 
 DeepSpeed averages gradients over ranks and knows nothing of weights or ragged batches. So the loop divides by the
-global count, this file multiplies by the number of ranks to undo the average, and says itself which micro-batch
+global count, this file multiplies by the number of shares to undo the average, and says itself which micro-batch
 is the last of a step.
 """
 
@@ -102,7 +102,8 @@ class Rank:
         from models import forward as forwards
         from training import schedule
 
-        self.rank, self.ranks, self.device = torch.distributed.get_rank(), torch.distributed.get_world_size(), device
+        self.rank, self.device = torch.distributed.get_rank(), device
+        self.share, self.shares = self.rank, torch.distributed.get_world_size()
         chosen = settings(config, job)
         dtype = "bfloat16" if config.bf16 else "float32"
         reference = reference_of(job, dtype, device)  # before anything divides what is loaded
@@ -129,7 +130,7 @@ class Rank:
 
     def backward(self, loss: "Tensor", last: bool) -> None:
         self._engine.set_gradient_accumulation_boundary(last)
-        self._engine.backward(loss * self.ranks, scale_wrt_gas=False)
+        self._engine.backward(loss * self.shares, scale_wrt_gas=False)
 
     def step(self, learning_rate: float) -> float:
         for group in self._engine.optimizer.param_groups:

@@ -39,7 +39,7 @@ def train(config: Config, job: Job, report: Report) -> Facts:
 class Single:
     """Holds the model, its float32 master weights (the model's own if it is float32) and the optimizer."""
 
-    rank, ranks = 0, 1
+    share, shares, rank = 0, 1, 0
 
     def __init__(self, policy: Policy, job: Job, device: str) -> None:
         self.device = device
