@@ -191,8 +191,9 @@ def test_the_columns_of_a_pair(tmp_path):
     assert found.schema.names == rows.TABLES["pairs"].names
     assert found["id"].to_pylist() == ["a.02.2-0", "b.02.0-1"]
     assert found.to_pylist()[0] == {
-        "id": "a.02.2-0", "prompt_id": "a", "prompt": on_disk(prompt("say a")), "chosen": on_disk([{"role": "assistant", "content": "123"}]),
-        "rejected": on_disk([{"role": "assistant", "content": "1"}]), "chosen_mask": None, "rejected_mask": None, "prompt_token_ids": [1, 2, 3], "chosen_token_ids": [49, 50, 51],
+        "id": "a.02.2-0", "prompt_id": "a", "prompt": on_disk(prompt("say a")),
+        "chosen": on_disk([{"role": "assistant", "content": "123"}]), "rejected": on_disk([{"role": "assistant", "content": "1"}]),
+        "chosen_mask": None, "rejected_mask": None, "prompt_token_ids": [1, 2, 3], "chosen_token_ids": [49, 50, 51],
         "rejected_token_ids": [49], "tokenizer": "test", "chosen_score": 3.0, "rejected_score": 1.0,
         "chosen_win_rate": pytest.approx(2.5 / 3), "rejected_win_rate": pytest.approx(0.5 / 3), "label": 1.0, "weight": 1.0,
         "source_round": 2,

@@ -14,6 +14,7 @@ from stages import generate
 from tests.support import steps
 from tests.support.core import digests, profile
 from tests.support.models import tiny_llama
+from tests.support.steps import on_disk
 
 PROMPTS = [{"id": f"p{i}", "prompt": steps.prompt("sort these: " + "hgfedcba"[: i % 8]), "meta": {"answer": str(i)}} for i in range(40)]
 LAPTOP = {"engine": {"kind": "transformers", "threads": 1}}
