@@ -83,9 +83,13 @@ def bad_line(here: Path) -> None:
 
 
 def flip(path: str) -> Act:
+    """Change a byte of a Parquet file."""
+
     def act(here: Path) -> None:
+        column = pq.read_metadata(here / path).row_group(0).column(0)
         data = bytearray((here / path).read_bytes())
-        data[len(data) // 3] ^= 4
+        # The last byte of the column's last page: a header holds bytes that nothing checks.
+        data[(column.dictionary_page_offset or column.data_page_offset) + column.total_compressed_size - 1] ^= 4
         (here / path).write_bytes(data)
 
     return act

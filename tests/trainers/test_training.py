@@ -74,10 +74,11 @@ def test_rows_in_several_row_groups_and_odd_places_are_read_alike(model: Path) -
     for i, row in enumerate(whole):
         want = [[7] * (j + 1) for j in range(i % 3)] + [chat.response_ids(tokenizer, "demo")] * (i % 2)
         assert row.prompt.tolist() == [i % 90, 5]
-        assert [ids.tolist() for ids in row.responses] == want
+        assert [response.ids.tolist() for response in row.responses] == want
         assert row.retokenised == bool(i % 2)
     part = list(token_tables.token_rows(table.slice(11, 13), "candidates", tokenizer))
-    assert [[ids.tolist() for ids in row.responses] for row in part] == [[ids.tolist() for ids in row.responses] for row in whole[11:24]]
+    alone, among = ([[each.ids.tolist() for each in row.responses] for row in some] for some in (part, whole[11:24]))
+    assert alone == among
 
 
 def test_long_responses_are_cut_and_what_has_none_left_is_dropped(tmp_path: Path, model: Path) -> None:

@@ -9,8 +9,7 @@ import pytest
 import torch
 
 import objectives
-from models import Model
-from models import chat, score, states
+from models import Model, chat, score, states
 from models import forward as forwards
 from models.tokens import token_rows
 from pipeline import plugin, rows
@@ -83,6 +82,45 @@ def test_masked_tokens_cannot_show_in_any_objective(tmp_path: Path, model: Path,
     assert all(torch.equal(value, again[name]) for name, value in gradient.items())
     bare = job(tmp_path / "plain", model, table, body(tokenizer, table, False), kind, past=(model, model), batch_size=6)
     assert first_step(bare, 10_000)[1]["grad_norm"] != told["grad_norm"] or first_step(bare, 10_000)[1]["loss"] != told["loss"]
+
+
+@pytest.mark.parametrize("kind", plugin.names("objectives"))
+def test_objectives_look_at_no_masked_token(
+    tmp_path: Path, model: Path, tokenizer: Any, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same with numbers in the masked places of all that an objective is given by tokens, the policy's own too."""
+    choice = plugin.parse("objectives", kind)
+    table = "judged" if "groups" in objectives.needs(choice) else "pairs"
+    made = job(tmp_path, model, table, body(tokenizer, table), kind, past=(model, model), batch_size=6)
+    gradient, told = first_step(made, 10_000)
+    build, draw = batches.objective_batch, torch.Generator().manual_seed(0)
+    filled: list[str] = []
+
+    def loud(value: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        noise = torch.randn(value.shape, generator=draw).abs() + 1
+        return torch.where(mask.expand_as(value), value, noise.to(value.dtype))
+
+    def noisy(*given: Any) -> objectives.Batch:
+        batch = build(*given)
+        changed = {}
+        for name, value in vars(batch).items():
+            if name.endswith("NT") and name != "mask_NT" and value is not None:
+                changed[name] = loud(value, batch.mask_NT)
+        extra = tuple(
+            replace(
+                each,
+                logps_UT=loud(each.logps_UT, each.mask_UT),
+                ref_logps_UT=None if each.ref_logps_UT is None else loud(each.ref_logps_UT, each.mask_UT),
+            )
+            for each in batch.extra
+        )
+        filled.extend(changed)
+        return replace(batch, extra=extra, **changed)
+
+    monkeypatch.setattr(batches, "objective_batch", noisy)
+    again, also = first_step(made, 10_000)
+    assert "logps_NT" in filled and also == told
+    assert all(torch.equal(value, again[name]) for name, value in gradient.items())
 
 
 def test_masked_tokens_have_no_gradient_and_the_rest_is_equal_to_the_bit(tmp_path: Path, model: Path, tokenizer: Any) -> None:
