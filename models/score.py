@@ -9,9 +9,10 @@ import pyarrow as pa
 import torch
 
 from models import Model, chat, forward
+from models.batching import by_length
 from models.layout import layout
 from models.tokens import token_rows
-from pipeline import rows
+from pipeline import ragged, rows
 from pipeline.artifact import Facts
 
 
@@ -43,13 +44,9 @@ def score(model: Any, tokenizer: Any, table: pa.Table, kind: str, limit: int | N
         "logprob": float(values.sum(dtype=np.float64)),
     }
     per_token = pa.array(values, pa.float32(), mask=None if kept_R.all() else ~kept_R)
-    per_response = pa.ListArray.from_arrays(_offsets([len(each) for each in logps]), per_token)
-    per_row = pa.ListArray.from_arrays(_offsets([len(row.responses) for row in found]), per_response)
+    per_response = ragged.lists(per_token, map(len, logps))
+    per_row = ragged.lists(per_response, (len(row.responses) for row in found))
     return pa.table({"id": table["id"], "logprobs": per_row}).cast(rows.TABLES["logprobs"]), facts
-
-
-def _offsets(lengths: list[int]) -> pa.Array:
-    return pa.array(np.concatenate([[0], np.cumsum(np.asarray(lengths, np.int64))]), pa.int32())
 
 
 def logps_of(
@@ -64,11 +61,7 @@ def logps_of(
     device = str(next(model.parameters()).device)
     lengths_N = prompts_N + responses_N
     found = [np.zeros(0, np.float32)] * len(sequences)
-    # By length and then by place, so that batches are the same whenever the rows are.
-    queue = [int(i) for i in np.argsort(-lengths_N, kind="stable") if responses_N[i]]
-    while queue:
-        count = max(1, tokens // int(lengths_N[queue[0]]))
-        batch, queue = queue[:count], queue[count:]
+    for batch in by_length(lengths_N.tolist(), tokens, among=np.flatnonzero(responses_N).tolist()):
         picked = lengths_N[batch]
         flat, kept_R = (np.concatenate([some[i] for i in batch]) for some in (sequences, kept))
         laid = layout(flat, np.cumsum(picked) - picked, prompts_N[batch], responses_N[batch], device, kept_R)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from models import forward
+from models.batching import by_length
 from models.layout import layout
 from models.tokens import token_rows
 
@@ -60,10 +61,8 @@ def _seen(
     nothing, still_H = np.zeros(0, np.float32), np.zeros(int(model.config.get_text_config().hidden_size), np.float32)
     found = [Seen(nothing, nothing, still_H, each) for each in kept]
     lengths_N = prompts_N + responses_N
-    queue = [int(i) for i in np.argsort(-lengths_N, kind="stable") if responses_N[i] and kept[i].any()]
-    while queue:
-        count = max(1, tokens // int(lengths_N[queue[0]]))
-        batch, queue = queue[:count], queue[count:]
+    some = [i for i, each in enumerate(kept) if responses_N[i] and each.any()]
+    for batch in by_length(lengths_N.tolist(), tokens, among=some):
         picked = lengths_N[batch]
         laid = layout(
             np.concatenate([sequences[i] for i in batch]), np.cumsum(picked) - picked, prompts_N[batch], responses_N[batch], device

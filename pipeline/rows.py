@@ -84,10 +84,6 @@ TABLES: dict[str, pa.Schema] = {
     # Of each response of the row with that id, (chosen, rejected) of a pair, one value for each token: null where it is masked out.
     "logprobs": pa.schema([("id", pa.string()), ("logprobs", _LOGPROBS)]),
 }
-_GROWN = {"prompt": MESSAGES, "chosen": MESSAGES, "rejected": MESSAGES, "responses": pa.list_(RESPONSE)}
-"""Columns whose items may have been written with fewer fields."""
-_BESIDE = {"chosen_mask": "chosen_token_ids", "rejected_mask": "rejected_token_ids"}
-"""Columns that a table may have been written without, and what stands beside them."""
 
 
 def schema(table: str | pa.Schema) -> pa.Schema:
@@ -212,8 +208,7 @@ def stream(folder: Path, columns: list[str] | None = None, *, start: int = 0, st
                     rows = file.metadata.row_group(group).num_rows
                     first, last = max(start - at, 0), min(rows, rows if stop is None else stop - at)
                     if first < last:
-                        part = file.read_row_group(group, columns=columns).slice(first, last - first)
-                        yield _as_now(part, columns, file.schema_arrow.names)
+                        yield file.read_row_group(group, columns=columns).slice(first, last - first)
                     at += rows
                     if stop is not None and at >= stop:
                         return
@@ -226,28 +221,8 @@ def read(folder: Path, columns: list[str] | None = None, *, start: int = 0, stop
     parts = list(stream(folder, columns, start=start, stop=stop))
     if parts:
         return pa.concat_tables(parts).combine_chunks()
-    schema = pq.read_schema(files(folder)[0])
-    empty = schema.empty_table()
-    return _as_now(empty if columns is None else empty.select([name for name in columns if name in schema.names]), columns, schema.names)
-
-
-def _as_now(table: pa.Table, columns: list[str] | None, written: list[str]) -> pa.Table:
-    """The rows with the columns and fields that were added since they were written, null."""
-    for at, field in enumerate(table.schema):
-        if field.name in _GROWN and _fields(field.type) < _fields(_GROWN[field.name]):
-            table = table.set_column(at, field.name, table[field.name].cast(_GROWN[field.name]))
-    for name, beside in _BESIDE.items():
-        if beside in written and name not in written and (columns is None or name in columns):
-            table = table.append_column(name, pa.nulls(table.num_rows, _MASK))
-    return table
-
-
-def _fields(kind: Any) -> set[str]:
-    """The paths of all fields in a list of structs; none of anything else."""
-    if not pa.types.is_list(kind) or not pa.types.is_struct(kind.value_type):
-        return {""}
-    inner = list(kind.value_type)
-    return {""}.union(*({field.name, *(f"{field.name}.{each}" for each in _fields(field.type))} for field in inner))
+    empty = pq.read_schema(files(folder)[0]).empty_table()
+    return empty.select(columns or empty.column_names)
 
 
 def from_pylist(table: str | pa.Schema, rows: list[dict[str, Any]]) -> pa.Table:

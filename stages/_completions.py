@@ -1,12 +1,12 @@
 """From what an engine answered to rows of a `candidates` table."""
 
 from collections.abc import Sequence
-from itertools import accumulate, chain
+from itertools import chain
 
 import pyarrow as pa
 
 from engines import Completion
-from pipeline import rows
+from pipeline import ragged, rows
 from stages import _columns
 
 
@@ -33,16 +33,11 @@ def candidates(table: pa.Table, completions: Sequence[Completion], tokenizers: S
         "meta": table["meta"],
         "prompt_token_ids": _lists([completion.prompt_token_ids for completion in completions], known),
         "tokenizer": pa.array(tokenizers, pa.string()),
-        "responses": pa.ListArray.from_arrays(_offsets([len(completion.responses) for completion in completions]), structs),
+        "responses": ragged.lists(structs, (len(completion.responses) for completion in completions)),
     }
     return pa.table(columns).cast(rows.TABLES["candidates"])
 
 
 def _lists(ids: Sequence[Sequence[int]], known: Sequence[bool]) -> pa.ListArray:
     flat = pa.array(list(chain.from_iterable(ids)), pa.int32())
-    unknown = None if all(known) else pa.array([not each for each in known])
-    return pa.ListArray.from_arrays(_offsets([len(each) for each in ids]), flat, mask=unknown)
-
-
-def _offsets(lengths: Sequence[int]) -> pa.Array:
-    return pa.array([0, *accumulate(lengths)], pa.int32())
+    return ragged.lists(flat, map(len, ids), None if all(known) else pa.array([not each for each in known]))

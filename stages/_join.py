@@ -16,7 +16,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline import artifact, rows
+from pipeline import artifact, ragged, rows
 from pipeline.artifact import Artifact
 from pipeline.errors import Refusal
 from pipeline.tools import Tools
@@ -36,23 +36,36 @@ def joined(slot: str, table: str, tools: Tools, prompts: str | None = None) -> A
     chosen = tools.inputs[prompts][0].path if prompts and tools.inputs.get(prompts) else None
     if len(tables) == 1 and chosen is None:
         return first
+    return replace(first, path=_written(table, _rows(tables, chosen, table, tools), tools))
+
+
+def sides(slots: Sequence[str], tools: Tools) -> Artifact:
+    """The candidates of several slots as one table, all over the same prompts; a response's `source` is the slot that it stood in."""
+    tables = [tools.input(slot) for slot in slots]
+    made = _rows([each.path for each in tables], None, "candidates", tools, slots)
+    return replace(tables[0], path=_written("candidates", made, tools))
+
+
+def _written(table: str, made: Iterator[pa.Table], tools: Tools) -> Path:
+    """The folder of the joined rows, which a crash leaves whole or not there."""
     folder, part = tools.work / "joined", tools.work / "joined.part"
     if not folder.exists():
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir(parents=True)
-        rows.write(part, table, _rows(tables, chosen, table, tools))
+        rows.write(part, table, made)
         for file in rows.files(part):
             artifact.sync(file)
         part.rename(folder)
-    return replace(first, path=folder)
+    return folder
 
 
-def _rows(tables: Sequence[Path], chosen: Path | None, table: str, tools: Tools) -> Iterator[pa.Table]:
+def _rows(tables: Sequence[Path], chosen: Path | None, table: str, tools: Tools, marks: Sequence[str] = ()) -> Iterator[pa.Table]:
     """The joined rows, a row group at a time; of every table only that many rows are in memory, and its ids."""
     wanted = _ids(chosen or tables[0])
     places = [_places(path, wanted, chosen is not None, tools) for path in tables]
     for start in range(0, len(wanted), rows.GROUP_ROWS):
         parts = [_take(path, place[start : start + rows.GROUP_ROWS]) for path, place in zip(tables, places, strict=True)]
+        parts = [_marked(part, mark) for part, mark in zip(parts, marks, strict=True)] if marks else parts
         yield parts[0].select(rows.TABLES[table].names) if len(parts) == 1 else _side_by_side(parts, table)
 
 
@@ -69,7 +82,8 @@ def _places(path: Path, wanted: list[str], chosen: bool, tools: Tools) -> list[i
         example = f", such as {missing[0]!r}" if missing else ""
         raise Refusal(
             f"{tools.address}: {path.parent.name}/{path.name} lacks {len(missing)} of the {len(wanted)} prompts asked for{example}, "
-            f"and has {others} others; make all tables from the same prompts, or name the prompts that all of them have (`prompts: ...`)"
+            f"and has {others} others; make all tables from the same prompts"
+            + (", or name the prompts that all of them have (`prompts: ...`)" if "prompts" in tools.inputs else "")
         )
     return [place[identity] for identity in wanted]
 
@@ -112,6 +126,17 @@ def _side_by_side(parts: list[pa.Table], table: str) -> pa.Table:
     return pa.table({name: columns.get(name, made[name]) for name in rows.TABLES[table].names})
 
 
+def _marked(part: pa.Table, mark: str) -> pa.Table:
+    items = _columns.flat(part, "responses")
+    return _with_responses(part, _columns.changed(items, source=pa.repeat(pa.scalar(mark), len(items))))
+
+
+def _with_responses(part: pa.Table, items: Any) -> pa.Table:
+    """The rows with other responses in place of theirs, as many for each."""
+    made = ragged.lists(items, (stop - start for start, stop in _columns.spans(part, "responses")))
+    return part.set_column(part.schema.get_field_index("responses"), "responses", made)
+
+
 def _of_tokenizer(part: pa.Table, mine: list[str | None], first: list[str | None]) -> pa.Table:
     """The rows with their token ids nulled where they are of another tokenizer than the row's."""
     if all(a is None or a == b for a, b in zip(mine, first, strict=True)):
@@ -121,8 +146,7 @@ def _of_tokenizer(part: pa.Table, mine: list[str | None], first: list[str | None
     keep = [a is None or a == b for (start, stop), a, b in zip(spans, mine, first, strict=True) for _ in range(start, stop)]
     ids = pc.struct_field(items, "token_ids")
     made = _columns.changed(items, token_ids=pc.if_else(pa.array(keep, pa.bool_()), ids, pa.scalar(None, ids.type)))
-    offsets = pa.array([0, *accumulate(stop - start for start, stop in spans)], pa.int32())
-    return part.set_column(part.schema.get_field_index("responses"), "responses", pa.ListArray.from_arrays(offsets, made))
+    return _with_responses(part, made)
 
 
 def _order(spans: list[_columns.Spans]) -> tuple[pa.Array, pa.Array]:

@@ -7,13 +7,13 @@ judge observed of itself (`Verdict.tally`) is added up alongside, whatever its n
 import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from itertools import accumulate, chain, combinations
-from typing import Any
+from itertools import chain, combinations
 
 import numpy as np
 import pyarrow as pa
 
 from judges import Group, Verdict
+from pipeline import ragged
 from pipeline.artifact import Facts
 
 
@@ -22,12 +22,12 @@ def columns(verdicts: Sequence[Verdict]) -> dict[str, pa.Array]:
     scores = pa.array(list(chain.from_iterable(v.scores for v in verdicts)), pa.float64())
     lines = [v.wins or () for v in verdicts]
     values = np.fromiter(chain.from_iterable(chain.from_iterable(lines)), np.float64)
-    inner = pa.ListArray.from_arrays(_offsets(map(len, chain.from_iterable(lines))), pa.array(values))
+    inner = ragged.lists(pa.array(values), map(len, chain.from_iterable(lines)))
     missing = pa.array([v.wins is None for v in verdicts], pa.bool_())
     details = [None if v.detail is None else json.dumps(v.detail, sort_keys=True, ensure_ascii=False) for v in verdicts]
     return {
-        "scores": pa.ListArray.from_arrays(_offsets(len(v.scores) for v in verdicts), scores),
-        "wins": pa.ListArray.from_arrays(_offsets(map(len, lines)), inner, mask=missing),
+        "scores": ragged.lists(scores, (len(v.scores) for v in verdicts)),
+        "wins": ragged.lists(inner, map(len, lines), missing),
         "detail": pa.array(details, pa.string()),
     }
 
@@ -197,7 +197,3 @@ _REMEDIES = {
 def ratio(part: float, whole: float) -> float | None:
     """part / whole to six digits, or None of nothing."""
     return round(part / whole, 6) if whole else None
-
-
-def _offsets(lengths: Iterable[int]) -> Any:
-    return pa.array(list(accumulate(lengths, initial=0)), pa.int32())

@@ -16,12 +16,12 @@ from pydantic import Field
 
 import judges
 from pipeline import artifact
-from pipeline.artifact import Artifact, Facts
+from pipeline.artifact import Facts
 from pipeline.errors import Refusal
 from pipeline.placement import Need
 from pipeline.plugin import Choice, Picks, Reads, Settings
 from pipeline.tools import Tools
-from stages import _columns, _matches
+from stages import _columns, _join, _matches
 
 VERSION = 1
 MAKES = "report"
@@ -51,9 +51,8 @@ def estimate(config: Config, inputs: dict[str, int | None], round: int | None) -
 
 
 def run(config: Config, tools: Tools) -> Facts:
-    ours = tools.input("candidates")
-    theirs = tools.input("against") if config.against is not None else None
-    matches = Artifact(_matches.join(ours.path, theirs.path if theirs else None, tools), ours.manifest)
+    # A comparison over part of the prompts would be another measurement, so sides that answered others are refused.
+    matches = _join.sides([_matches.OURS] if config.against is None else [_matches.OURS, _matches.THEIRS], tools)
     judged = tools.out / "judged"
     parts = tools.map(partial(_shard, config), matches, "judged", judged)
     values = {name: [v for part in parts for v in part[name]] for name in parts[0]}

@@ -357,7 +357,7 @@ def test_other_prompts_are_refused(tmp_path):
         "candidates": _candidates(tmp_path / "mine", {"a": ["1"], "b": ["1"]}),
         "against": _candidates(tmp_path / "other", {"b": ["1"]}),
     }
-    with pytest.raises(Refusal, match=r"answer different prompts \(1 of 2 have no counterpart, 0 of 1 the other way\)"):
+    with pytest.raises(Refusal, match="other lacks 1 of the 2 prompts asked for, such as 'a', and has 0 others; make"):
         build(tmp_path / "report", "evaluate", {"judge": "length"}, sides)
 
 

@@ -269,15 +269,3 @@ def test_masked_responses_and_messages_pass_through_the_stages(tmp_path: Path) -
     other = build(tmp_path / "mismatch", "mismatch", {}, {"rows": built})
     drawn = [row["responses"][0] for row in rows.read(other.path).to_pylist()]
     assert all((each["mask"] is None) == (each["messages"] is None) == (each["text"] == "no") for each in drawn)
-
-
-def test_a_table_of_before_is_read_as_if_nothing_were_masked(tmp_path: Path) -> None:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    said = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
-    old = pa.table({"id": ["a"], "chosen": pa.array([TURNS[2:]], said), "chosen_token_ids": pa.array([[1]], pa.list_(pa.int32()))})
-    pq.write_table(old, tmp_path / "data-00000.parquet")
-    assert rows.read(tmp_path).to_pylist() == [
-        {"id": "a", "chosen": [{**TURNS[2], "tool_calls": None}], "chosen_token_ids": [1], "chosen_mask": None}
-    ]
