@@ -5,6 +5,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
+
 from pipeline import artifact, rows
 from pipeline.errors import Refusal
 from pipeline.request import Asked
@@ -61,7 +63,7 @@ def _folder(source: Path, to: Path, made: artifact.Artifact, address: str) -> in
 
 def _card(made: artifact.Artifact, address: str) -> str:
     table = made.manifest.makes
-    columns = "\n".join(f"- `{field.name}`: {field.type}" for field in rows.TABLES[table]) if table in rows.TABLES else ""
+    columns = "\n".join(f"- `{field.name}`: {field.type}" for field in pq.read_schema(rows.files(made.path)[0]))
     return f"""---
 configs:
 - config_name: default
