@@ -14,7 +14,7 @@ from pydantic import Field, model_validator
 
 from judges import Group, Verdict
 from judges import uses as uses_of
-from metrics.win_rates import Table, wins_certain
+from metrics.win_rates import Table, win, wins_certain
 from pipeline.placement import NOTHING, Need
 from pipeline.plugin import Choice, Picks, Settings
 from pipeline.tools import Tools
@@ -116,7 +116,7 @@ def _votes(
     """Shares of votes against the other decided responses, and the table of votes if all are decided and compared."""
 
     def votes(i: int, j: int) -> float | None:
-        cast = [_vote(s[i], s[j]) for s in scores]
+        cast = [win(s[i], s[j]) for s in scores]
         return _mean(cast, weights) if any(vote is not None for vote in cast) else None
 
     count = len(decided)
@@ -130,15 +130,9 @@ def _votes(
     return tuple(found), tuple(tuple(vote for vote in line if vote is not None) for line in table)
 
 
-def _vote(one: float | None, other: float | None) -> float | None:
-    if one is None or other is None:
-        return None
-    return 1.0 if one > other else 0.5 if one == other else 0.0
-
-
 def _agreement(scores: Sequence[Sequence[float | None]]) -> tuple[float, float]:
     """Of the pairs of responses that all judges scored, on how many all say the same: better, worse or equal."""
     count = len(scores[0])
-    said = [{_vote(s[i], s[j]) for s in scores} for i in range(count) for j in range(i)]
+    said = [{win(s[i], s[j]) for s in scores} for i in range(count) for j in range(i)]
     complete = [votes for votes in said if None not in votes]
     return sum(len(votes) == 1 for votes in complete), len(complete)

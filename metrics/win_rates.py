@@ -29,6 +29,13 @@ def wins_pairwise(logits: Sequence[Sequence[float]]) -> Table:
     return tuple(tuple(sigmoid((logits[i][j] - logits[j][i]) / 2) for j in count) for i in count)
 
 
+def win(one: float | None, other: float | None) -> float | None:
+    """Who of two is better, for a judge without doubts: 1 the first, 0 the second, 0.5 neither. None if a score is None."""
+    if one is None or other is None:
+        return None
+    return 1.0 if one > other else 0.5 if one == other else 0.0
+
+
 def wins_certain(scores: Sequence[float | None]) -> Table | None:
     """Win table of a judge without doubts: 1 for the higher score, 0.5 for equal ones. None if any score is None."""
     if None in scores:

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 
 from judges import Group, Verdict, exact_answer
-from metrics.win_rates import wins_certain
+from metrics.win_rates import win
 from pipeline.artifact import Facts
 from stages import _columns, _verdicts
 
@@ -67,6 +67,4 @@ def _measure(group: Group, verdict: Verdict, sides: Sequence[str], ends: Sequenc
 def _win(verdict: Verdict, i: int, j: int) -> float | None:
     if verdict.wins is not None:
         return verdict.wins[i][j]
-    mine, other = verdict.scores[i], verdict.scores[j]
-    certain = wins_certain((mine, other))
-    return certain[0][1] if certain else None
+    return win(verdict.scores[i], verdict.scores[j])

@@ -12,7 +12,7 @@ pytestmark = pytest.mark.real
 
 
 def test_sppo_hard_beside_a_finished_sppo(tmp_path):
-    """Round 1 up to its pairs and reference is the same question; from the policy on, all differs."""
+    """Prompts of all rounds, and round 1 up to its pairs and reference, are the same; from the policy on, all differs."""
     ended = {}
     for name in ("sppo", "sppo-hard"):
         recipe = tiny_recipes.tiny(name, 2, tmp_path / "models")
