@@ -85,8 +85,19 @@ def _check(row: Row, table: str, where: str) -> None:
     ids += [each.get("token_ids") for each in responses]
     if row.get("tokenizer") is None and any(each is not None for each in ids):
         raise Refusal(f"{where}: has token ids and no `tokenizer`, so nobody knows whose they are; name it, or leave the ids out")
+    for name in ("chosen", "rejected"):
+        _mask(row.get(f"{name}_mask"), row.get(f"{name}_token_ids"), where, f"`{name}_mask`")
+    for at, each in enumerate(responses):
+        _mask(each.get("mask"), each.get("token_ids"), where, f"`responses[{at}].mask`")
     if table == "judged":
         _verdict(row, len(responses), where)
+
+
+def _mask(mask: list[bool] | None, ids: list[int] | None, where: str, what: str) -> None:
+    """Raises Refusal if a mask is not one flag for each token."""
+    if mask is not None and (ids is None or len(mask) != len(ids)):
+        tokens = "no token ids" if ids is None else f"{len(ids)} tokens"
+        raise Refusal(f"{where}: {what} has {len(mask)} flags for {tokens}; give one flag for each token, or leave the mask out")
 
 
 def _verdict(row: Row, count: int, where: str) -> None:
@@ -119,6 +130,9 @@ def _typed(value: Any, kind: pa.DataType, where: str, what: str) -> None:
                 raise Refusal(f"{where}: {what}: {unknown('field', name, names)}; mend the row")
         for name in names:
             _typed(body.get(name), kind.field(name).type, where, f"{what}.{name}")
+    elif pa.types.is_boolean(kind):
+        if not isinstance(value, bool):
+            raise Refusal(f"{where}: {what} is true or false, not {shown(value)}; mend the row")
     elif pa.types.is_floating(kind):
         values.number(value, where, what)
     elif pa.types.is_string(kind) and not isinstance(value, str):

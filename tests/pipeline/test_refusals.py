@@ -106,6 +106,11 @@ OWN_PAIR = (
     '{"id": "x", "prompt": [{"role": "user", "content": "q"}], "chosen": [{"role": "assistant", "content": "a"}], '
     '"rejected": [{"role": "assistant", "content": "b"}], "chosen_win_rate": 0.75}'
 )
+MASKED_PAIR = (
+    '{"id": "x", "prompt": [{"role": "user", "content": "q"}], "chosen": [{"role": "assistant", "content": "a"}], '
+    '"rejected": [{"role": "assistant", "content": "b"}], "tokenizer": "t", "prompt_token_ids": [1], "chosen_token_ids": [2, 3], '
+    '"rejected_token_ids": [4], "chosen_mask": [true, false]}'
+)
 OWN_GROUP = (
     '{"id": "x", "prompt": [{"role": "user", "content": "q"}], "responses": [{"text": "a"}, {"text": "b"}], "scores": [1.0, 0.0], '
     '"wins": [[0.5, 1.0], [0.0, 0.5]]}'
@@ -121,6 +126,10 @@ TAKEN: dict[str, Row] = {
     ),
     "take: an empty prompt": given(
         f"start/given: given.jsonl:2: `prompt`: the prompt is empty; remove the row{OR}", PAIR.replace('"q"', '""'), PAIR
+    ),
+    "take: a mask of another length": given(
+        "start/given: given.jsonl:2: `chosen_mask` has 1 flags for 2 tokens; give one flag for each token, or leave the mask out" + OR,
+        MASKED_PAIR.replace("[true, false]", "[true]"), MASKED_PAIR,
     ),
     "take: an id twice": given(
         f"start/given: given.jsonl:2: has the id 'x' of an earlier row; give each row an id of its own{OR}",

@@ -14,6 +14,7 @@ from pipeline.build import Context, build
 from pipeline.errors import Problems, Refusal
 from pipeline.executors.inline import InlinePool
 from tests.support.core import digests, profile, small, steps
+from tests.support.mishaps import flip
 
 
 def test_a_second_run_builds_nothing(tmp_path):
@@ -83,9 +84,7 @@ def test_an_input_that_was_rebuilt_with_other_bytes_makes_its_readers_stale(tmp_
 def test_flipped_bytes_are_found_and_refused(tmp_path):
     run.run(small(rounds=1), profile(), tmp_path / "r")
     file = tmp_path / "r/round-01/loud/data-00000.parquet"
-    data = bytearray(file.read_bytes())
-    data[len(data) // 3] ^= 4
-    file.write_bytes(data)
+    flip(file.relative_to(tmp_path).as_posix())(tmp_path)
     assert run.status(steps(small(rounds=1)), tmp_path / "r", verify=True)["round-01/loud"].state == "corrupt"
     # Sizes agree, so a run finds it where the bytes are next read: by their digest, the first time a process reads them,
     code = (
@@ -97,7 +96,7 @@ def test_flipped_bytes_are_found_and_refused(tmp_path):
     # and by their page checksums after that.
     with pytest.raises(Refusal, match="checksum verification failed"):
         run.run(small(), profile(), tmp_path / "r")
-    file.write_bytes(data[:-1])
+    file.write_bytes(file.read_bytes()[:-1])
     with pytest.raises(Refusal, match="has .* bytes, its manifest says"):
         run.run(small(rounds=1), profile(), tmp_path / "r")
 

@@ -6,7 +6,7 @@ from pipeline import rows
 from pipeline.errors import Refusal
 from rules import explored
 from tests.support.groups import judged
-from tests.support.steps import build, candidates, prompt, table
+from tests.support.steps import build, candidates, on_disk, prompt, table
 
 
 def group(scores=(None,) * 4, wins=None, sources="eeoo"):
@@ -94,7 +94,7 @@ def test_every_prompt_gets_a_response_of_another_one_and_each_is_used_once(tmp_p
     for row, own in zip(found, made, strict=True):
         [one] = row["responses"]
         donor, which = one["text"].split("-")
-        assert f"p{donor}" != row["id"] and row["prompt"] == own["prompt"] and row["prompt_token_ids"] == own["prompt_token_ids"]
+        assert f"p{donor}" != row["id"] and row["prompt"] == on_disk(own["prompt"]) and row["prompt_token_ids"] == own["prompt_token_ids"]
         assert one["token_ids"] == [ord(c) for c in one["text"]]
         assert one["source"] == "round-01/kl" and one["logprob"] is None and one["finish_reason"] == "stop"
         donors.append(donor)
