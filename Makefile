@@ -47,6 +47,7 @@ check: $(VENV)/.dev    ## lint, types, and generated docs up to date
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
+	$(BIN)/pyright --pythonpath $(BIN)/python --project pyright-strict.json
 
 bench: $(VENV)/.real   ## every figure that the docs quote (GSM8K=path/to/train.jsonl adds that one)
 	for name in scale pairrm training kill games temporal; do $(BIN)/python -m benchmarks.$$name || exit 1; done

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Generic, TypeVar
 from engines import Completion, Engine, Request, RequestRefused
 from judges._shield import Shield, specials
 from models.chat import PromptTooLong
+from models.messages import Message
 from pipeline.draws import draw
 from pipeline.errors import Refusal
 from pipeline.model import endpoint
@@ -206,7 +207,7 @@ def _take(found: Answers[T], completion: Completion | None, parse: Callable[[str
             found.places.append(len(found.texts) - 1)
 
 
-def _messages(question: str) -> tuple[dict[str, str], ...]:
+def _messages(question: str) -> tuple[Message, ...]:
     # One message of the user: some chat templates know no system role.
     return ({"role": "user", "content": question},)
 

@@ -1,10 +1,14 @@
-"""Arrow's list columns out of flat values and lengths."""
+"""Arrow's list columns out of flat values and lengths, and Arrow's functions over columns."""
 
 from collections.abc import Iterable
 from itertools import accumulate
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute
+
+pc: Any = pyarrow.compute
+"""Its functions are made when it is imported, so no type checker knows them."""
 
 
 def offsets(lengths: Iterable[int]) -> pa.Array:

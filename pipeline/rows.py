@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.artifact import CorruptArtifact
+from pipeline.ragged import pc
 
 GROUP_ROWS = 1024
 """Rows of a Parquet row group."""

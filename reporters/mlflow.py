@@ -32,9 +32,9 @@ def check(config: Config) -> None:
 
 def report(config: Config, run_name: str, rows: Sequence[Row]) -> None:
     """Log the rows to the run of this name, which is made if it is not there."""
-    from mlflow.entities import Metric
-    from mlflow.exceptions import MlflowException
-    from mlflow.tracking import MlflowClient
+    from mlflow.entities import Metric  # pyright: ignore[reportMissingImports] - installed where a profile asks for it
+    from mlflow.exceptions import MlflowException  # pyright: ignore[reportMissingImports]
+    from mlflow.tracking import MlflowClient  # pyright: ignore[reportMissingImports]
 
     now = int(time.time() * 1000)
     metrics = [Metric(_allowed(f"{row.node}/{row.metric}"), row.value, now, row.round) for row in rows]

@@ -23,7 +23,7 @@ def check(config: Config) -> None:
 
 def report(config: Config, run_name: str, rows: Sequence[Row]) -> None:
     """One more event file for the round."""
-    from tensorboard.summary import Writer
+    from tensorboard.summary import Writer  # pyright: ignore[reportMissingImports] - installed where a profile asks for it
 
     folder = Path(config.folder) / run_name
     try:

@@ -47,11 +47,12 @@ def choose(config: Config, group: Group, seed: int) -> tuple[list[Pick], str | N
 def _values(config: Config, group: Group) -> tuple[float | None, ...]:
     if config.by == "score":
         return verdict(group).scores
-    if verdict(group).wins is None:
+    wins = verdict(group).wins
+    if wins is None:
         if None in verdict(group).scores:
             return (None,) * len(verdict(group).scores)
         raise Refusal("rule best_vs_worst: `by: win_rate` needs a win table and this judge makes none; use `by: score`")
-    return tuple(sum(row) / len(row) for row in verdict(group).wins)
+    return tuple(sum(row) / len(row) for row in wins)
 
 
 def _reason(config: Config, group: Group, best: int, worst: int, *, tie: bool) -> str | None:

@@ -52,12 +52,13 @@ def _scores(group: Group, pair: Sequence[int]) -> tuple[float, float] | None:
 def _against(group: Group, pair: Sequence[int], opponent: str) -> tuple[float, float] | None:
     """The mean of P(response beats an opponent's response)."""
     others = _scored.made_by(group, opponent, "explored")
-    if verdict(group).wins is None:
+    wins = verdict(group).wins
+    if wins is None:
         if None in verdict(group).scores:
             return None
         raise Refusal(
             "rule explored: `opponent` is looked up in a win table, and there is none here; judge both nodes as one group "
             "(`candidates: [...]`) with a judge that compares, or leave `opponent` out and use the judge `anchor` with `by: win_rate`"
         )
-    first, second = (sum(verdict(group).wins[i][j] for j in others) / len(others) for i in pair)
+    first, second = (sum(wins[i][j] for j in others) / len(others) for i in pair)
     return first, second

@@ -6,7 +6,7 @@ Knows nothing of files; the caller says where the row stands, so that a refusal 
 from collections.abc import Mapping
 from typing import Any, cast
 
-from models.messages import prompt_of, shown
+from models.messages import Message, prompt_of, shown
 from pipeline.errors import Refusal
 from pipeline.plugin import Settings, unknown
 from sources import Record
@@ -45,7 +45,7 @@ def record(fields: Fields, row: Mapping[str, Any], where: str) -> Record:
     if fields.response is not None:
         response = _response(row[fields.response], f"{where}: field '{fields.response}'")
     if fields.system is not None and prompt[0]["role"] != "system":
-        prompt = ({"role": "system", "content": fields.system}, *prompt)
+        prompt = (Message(role="system", content=fields.system), *prompt)
     meta: dict[str, object] = {name: row[name] for name in fields.keep}
     if fields.answer is not None:
         meta["answer"] = row[fields.answer]

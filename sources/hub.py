@@ -11,6 +11,7 @@ from typing import Any
 
 from pydantic import Field
 
+from models.hub import unreachable
 from pipeline.errors import Refusal
 from pipeline.plugin import unknown
 from sources import Record
@@ -63,14 +64,16 @@ def _where(config: Config) -> str:
     return f"{config.dataset} ({config.split})"
 
 
-@cache
 def _revision(config: Config) -> str:
-    if config.revision is not None:
-        return config.revision
+    return config.revision or _newest(config.dataset)
+
+
+@cache
+def _newest(dataset: str) -> str:
     import huggingface_hub
 
-    with _refused(config):
-        return str(huggingface_hub.HfApi().dataset_info(config.dataset).sha)
+    with _refused(dataset):
+        return str(huggingface_hub.HfApi().dataset_info(dataset).sha)
 
 
 def _load(config: Config) -> Any:
@@ -78,17 +81,14 @@ def _load(config: Config) -> Any:
         import datasets
     except ModuleNotFoundError:
         raise Refusal("source hub: the library `datasets` is not installed; `pip install rematch[cpu]`, or use jsonl or parquet") from None
-    with _refused(config):
+    with _refused(config.dataset):
         return datasets.load_dataset(config.dataset, config.name, split=config.split, revision=_revision(config))
 
 
 @contextmanager
-def _refused(config: Config) -> Iterator[None]:
-    from huggingface_hub.errors import HfHubHTTPError
-
+def _refused(dataset: str) -> Iterator[None]:
     try:
         yield
-    # Its bases are OSError (not found, offline) and the error of whichever HTTP library this version of the hub's
-    # client uses (no network); ValueError is an unknown name or split.
-    except (*HfHubHTTPError.__bases__, ValueError) as error:
-        raise Refusal(f"{config.dataset}: cannot be loaded ({error}); check id, revision, split and network") from None
+    # ValueError is an unknown name or split.
+    except (*unreachable(), ValueError) as error:
+        raise Refusal(f"{dataset}: cannot be loaded ({error}); check id, revision, split and network") from None

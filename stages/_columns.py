@@ -10,11 +10,11 @@ from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from judges import Group, Verdict
 from models.messages import Message, known
 from pipeline.errors import Refusal
+from pipeline.ragged import pc
 from pipeline.rows import RESPONSE
 
 Spans = list[tuple[int, int]]

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from pipeline import artifact, ragged, rows
 from pipeline.artifact import Artifact
 from pipeline.errors import Refusal
+from pipeline.ragged import pc
 from pipeline.tools import Tools
 from stages import _columns
 

@@ -13,6 +13,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from models import kinds
+from models.hub import unreachable
 from pipeline import artifact
 from pipeline.artifact import Facts
 from pipeline.errors import Refusal
@@ -108,7 +109,7 @@ def _endpoint(name: str, tokenizer: str | None) -> Facts:
 
 def _hub(repo: str, config: Config, address: str) -> Facts:
     from huggingface_hub import HfApi, hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled, RepositoryNotFoundError, RevisionNotFoundError
+    from huggingface_hub.errors import OfflineModeIsEnabled, RepositoryNotFoundError, RevisionNotFoundError
 
     where = f"{repo}@{config.revision or 'main'}"
     try:
@@ -119,8 +120,7 @@ def _hub(repo: str, config: Config, address: str) -> Facts:
         configuration = Path(hf_hub_download(repo, "config.json", revision=info.sha))
     except (RepositoryNotFoundError, RevisionNotFoundError) as error:
         raise Refusal(f"{address}: the hub has no {where} ({_first(error)}), or it needs a token; check the name, or log in") from error
-    # The bases are OSError and the error of whichever HTTP library this version of the hub's client uses.
-    except (OfflineModeIsEnabled, *HfHubHTTPError.__bases__) as error:
+    except (OfflineModeIsEnabled, *unreachable()) as error:
         raise Refusal(f"{address}: the hub cannot be asked for {where} ({_first(error)}); adopt a local folder instead") from error
     _agree(config.kind, kinds.of_config(configuration), address)
     # Digests here are the hub's own: SHA-256 of large files, git's hash of small ones.

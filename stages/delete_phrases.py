@@ -66,7 +66,7 @@ def _shard(config: Config, table: pa.Table, tools: Tools) -> tuple[pa.Table, Fac
         kept = without(text, degree / (config.degrees - 1))
         for name, count in (("counts", 1), ("before", len(text)), ("after", len(kept))):
             facts[name][degree] += count
-        response = {"text": kept, "finish_reason": "stop", "source": tools.address}
+        response: dict[str, Any] = {"text": kept, "finish_reason": "stop", "source": tools.address}
         if before or last["tool_calls"]:
             response["messages"] = [*before, {**last, "content": kept}]
         made.append({**row, "meta": {"degree": degree}, "responses": [response]})

@@ -9,13 +9,13 @@ from collections.abc import Iterator
 from typing import Annotated
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from pipeline import rows as tables
 from pipeline.artifact import Artifact, Facts
 from pipeline.draws import draw
 from pipeline.errors import Refusal
 from pipeline.plugin import Reads, Settings
+from pipeline.ragged import pc
 from pipeline.tools import Tools
 from stages import _columns
 

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 from pydantic import Field, field_validator
 
 from pipeline import rows
@@ -19,6 +18,7 @@ from pipeline.artifact import Facts
 from pipeline.draws import draw
 from pipeline.errors import Refusal
 from pipeline.plugin import Reads, Settings
+from pipeline.ragged import pc
 from pipeline.tools import Tools
 
 VERSION = 3

@@ -11,7 +11,6 @@ from typing import Annotated, Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from pydantic import Field
 
 from judges import Group
@@ -20,6 +19,7 @@ from metrics.win_rates import win_rates
 from pipeline.artifact import Facts
 from pipeline.errors import Refusal
 from pipeline.plugin import Choice, Gate, Picks, Reads, Settings
+from pipeline.ragged import pc
 from pipeline.rows import MESSAGES
 from pipeline.tools import Tools
 from rules import Pick

@@ -131,7 +131,7 @@ def objective_batch(examples: Examples, micro: MicroBatch, labels_U: np.ndarray,
         for rows in (slice(n + e * u, n + (e + 1) * u) for e in range(micro.extra_UE.shape[1]))
     )
     phrases = None if examples.phrases_R is None else torch.from_numpy(spread(examples.phrases_R)[:n]).to(device)
-    features = {f"{name}_NT": value[:n] for name, value in seen.items() if name not in ("logps", "degree_logits")}
+    features: dict[str, Any] = {f"{name}_NT": value[:n] for name, value in seen.items() if name not in ("logps", "degree_logits")}
     if "degree_logits" in seen:
         guessed_ENK = seen["degree_logits"].transpose(0, 1)
         features["degree_logits_EUK"] = torch.stack([each[n + e * u : n + (e + 1) * u] for e, each in enumerate(guessed_ENK)])
@@ -153,7 +153,7 @@ def objective_batch(examples: Examples, micro: MicroBatch, labels_U: np.ndarray,
 
 def _units(
     examples: Examples, micro: MicroBatch, labels_U: np.ndarray, device: Any, floats: Callable[[np.ndarray], "Tensor"]
-) -> dict[str, "Tensor"]:
+) -> dict[str, Any]:
     """Where the responses of pairs and groups stand among the rows."""
     import torch
 

@@ -39,10 +39,10 @@ class Policy(torch.nn.Module):
         if "degrees" in needs:
             module, hidden = job.objective.module, int(model.config.get_text_config().hidden_size)
             for _ in range(module.EXTRAS):  # of zeros: all degrees are equally likely before the first step
-                head = torch.nn.utils.skip_init(torch.nn.Linear, hidden, module.degrees(job.objective.config))
-                self.heads.append(head.requires_grad_())
-                torch.nn.init.zeros_(head.weight)
-                torch.nn.init.zeros_(head.bias)
+                head = torch.nn.utils.skip_init(torch.nn.Linear, hidden, module.degrees(job.objective.config)).requires_grad_()
+                self.heads.append(head)
+                for parameter in head.parameters():
+                    torch.nn.init.zeros_(parameter)
 
     def forward(self, laid: "Layout") -> dict[str, Tensor]:
         (reference,) = self._reference
@@ -69,7 +69,7 @@ class Policy(torch.nn.Module):
         rows, width = laid.mask_NT.shape
         at_R = laid.at_R if laid.kept_R is None else torch.where(laid.kept_R, laid.at_R, -1)
         last_N = torch.full((rows,), -1, device=at_R.device).scatter_reduce(0, laid.cell_R // width, at_R, "amax") + 1
-        states_NH = torch.where((last_N > 0)[:, None], hidden_SH[last_N], 0.0).to(self.heads[0].weight.dtype)
+        states_NH = torch.where((last_N > 0)[:, None], hidden_SH[last_N], 0.0).to(next(self.heads.parameters()).dtype)
         return {"degree_logits": torch.stack([head(states_NH) for head in self.heads], 1).float()}
 
 

@@ -1,6 +1,7 @@
 """How many steps, at which learning rate, with which optimizer: the curves and defaults of transformers' Trainer."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -26,7 +27,7 @@ def learning_rate(optimisation: Optimisation, step: int, total: int) -> float:
     return optimisation.learning_rate * shape[optimisation.lr_scheduler_type]
 
 
-def optimizer(named: list[tuple[str, Tensor]], optimisation: Optimisation, **options: Any) -> torch.optim.Optimizer:
+def optimizer(named: Sequence[tuple[str, Tensor]], optimisation: Optimisation, **options: Any) -> torch.optim.Optimizer:
     """The optimizer over `named` parameters; vectors (norms and biases) are not decayed, as in transformers' Trainer."""
     groups: dict[bool, list[Tensor]] = {True: [], False: []}
     for _, parameter in named:

@@ -57,8 +57,8 @@ def read(folder: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
             ours, theirs = ([i for i, side in enumerate(sides) if side == who] for who in (OURS, THEIRS))
             won = [w for i in ours for j in theirs if (w := _win(scores, wins, i, j)) is not None]
             if won:
-                lengths = [float(np.mean([len(texts[i]) for i in side])) for side in (ours, theirs)]
-                found.append((sum(won) / len(won), *lengths))
+                mine, other = (float(np.mean([len(texts[i]) for i in side])) for side in (ours, theirs))
+                found.append((sum(won) / len(won), mine, other))
     preference_P, mine_P, other_P = np.asarray(found, float).reshape(-1, 3).T
     return preference_P, mine_P, other_P
 

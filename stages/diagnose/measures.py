@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from metrics import diversity, gaps, judge_statistics
 from pipeline import rows
 from pipeline.artifact import Artifact, Facts
+from pipeline.ragged import pc
 from stages import _columns
 
 GROUPS, RESPONSES, WORDS = 128, 8, 256

@@ -97,7 +97,7 @@ class Rank:
     def __init__(self, config: Config, job: Job, device: str) -> None:
         import deepspeed
         import torch
-        from transformers.integrations import HfDeepSpeedConfig
+        from transformers.integrations.deepspeed import HfDeepSpeedConfig
 
         from models import forward as forwards
         from training import schedule
@@ -116,6 +116,7 @@ class Rank:
         # DeepSpeed prepares what goes through its module's `forward`, so the whole pass has to.
         module = Policy(model, job, reference).to(dtype=next(model.parameters()).dtype).train(model.training)
         named = [(name, parameter) for name, parameter in module.named_parameters() if parameter.requires_grad]
+        self._engine: Any
         self._engine, *_ = deepspeed.initialize(model=module, optimizer=schedule.optimizer(named, job.optimisation), config=chosen)
         self._model, self._stage = model, config.zero_stage
 
