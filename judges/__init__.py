@@ -1,8 +1,7 @@
 """Judges say how good responses are. This page is their whole contract; each file beside it is one judge.
 
-A judge module has `VERSION`, `Config`, `USES` (a frozenset of "engine" and "forward": what it runs; often NOTHING) and
-
-    judge(config, groups: Sequence[Group], tools) -> list[Verdict]      # same length, same order
+A judge module is a `Judge`. `USES` holds "engine" and "forward": what it runs; often NOTHING. `judge` gives as many verdicts as it
+gets groups, in their order.
 
 A judge whose needs depend on its settings has `uses(config)` beside `USES`. A model that a judge reads is a field
 typed `Annotated[str, Reads("reward")]` of its Config, by kind (`pipeline.model.KINDS`): "policy" and "endpoint" are asked
@@ -11,11 +10,14 @@ over it is `tools.engine("<field>")`, wherever the judge sits: whoever holds a j
 `tools.of("<field>")`. What is loaded once per worker is loaded with `tools.warm`.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol, cast
 
 from models.messages import Message
 from pipeline.placement import Need
-from pipeline.plugin import Choice
+from pipeline.plugin import Choice, Settings
+from pipeline.tools import Tools
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,24 @@ class Group:
     """Which response the others are measured against. A judge that compares may then leave out all other comparisons."""
     verdict: Verdict | None = None
     """What a judge said of them; None before one did."""
+
+
+class Judge(Protocol):
+    """What a judge module is."""
+
+    VERSION: int
+
+    @property
+    def Config(self) -> type[Settings]: ...
+
+    USES: frozenset[Need]
+
+    def judge(self, config: Any, groups: Sequence[Group], tools: Tools) -> list[Verdict]: ...
+
+
+def of(choice: Choice) -> Judge:
+    """The module of a choice, by its contract."""
+    return cast(Judge, choice.module)
 
 
 def uses(choice: Choice) -> frozenset[Need]:

@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 
 from pydantic import model_validator
 
-from judges import Group, Verdict
+from judges import Group, Verdict, of
 from judges import uses as uses_of
 from pipeline.placement import NOTHING, Need
 from pipeline.plugin import Choice, Picks, Settings
@@ -48,7 +48,7 @@ def uses(config: Config) -> frozenset[Need]:
 def judge(config: Config, groups: Sequence[Group], tools: Tools) -> list[Verdict]:
     """Judge each group with its anchor; a group without one is undecided."""
     anchored = [_with_anchor(config, group) for group in groups]
-    verdicts = iter(config.judge.module.judge(config.judge.config, [g for g in anchored if g is not None], tools.of("judge")))
+    verdicts = iter(of(config.judge).judge(config.judge.config, [g for g in anchored if g is not None], tools.of("judge")))
     return [
         Verdict((None,) * len(group.responses), tally={"without_anchor": (1, 1)})
         if with_anchor is None

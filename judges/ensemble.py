@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from judges import Group, Verdict
+from judges import Group, Verdict, of
 from judges import uses as uses_of
 from metrics.win_rates import Table, win, wins_certain
 from pipeline.placement import NOTHING, Need
@@ -53,7 +53,7 @@ def uses(config: Config) -> frozenset[Need]:
 
 def judge(config: Config, groups: Sequence[Group], tools: Tools) -> list[Verdict]:
     """Ask every judge about every group, and combine."""
-    asked = [each.module.judge(each.config, groups, tools.of(f"judges.{at}")) for at, each in enumerate(config.judges)]
+    asked = [of(each).judge(each.config, groups, tools.of(f"judges.{at}")) for at, each in enumerate(config.judges)]
     return [_combined(config, verdicts) for verdicts in zip(*asked, strict=True)]
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+import sources
 from pipeline.artifact import Facts, hash_of
 from pipeline.plugin import Choice
 from pipeline.tools import Tools
@@ -38,7 +39,7 @@ def distinct(
 ) -> Iterator[tuple[str, Record]]:
     """The records with their ids: the first of each prompt, none over-long, at most `take`. Fills `counts`."""
     seen: set[str] = set()
-    for record in source.module.read(source.config):
+    for record in sources.of(source).read(source.config):
         if take is not None and len(seen) >= take:
             return
         counts.read += 1

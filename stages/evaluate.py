@@ -63,7 +63,7 @@ def run(config: Config, tools: Tools) -> Facts:
 
 def _shard(config: Config, table: pa.Table, tools: Tools) -> tuple[pa.Table, Facts]:
     groups = _columns.groups(table)
-    verdicts = config.judge.module.judge(config.judge.config, groups, tools.of("judge"))
+    verdicts = judges.of(config.judge).judge(config.judge.config, groups, tools.of("judge"))
     return _matches.measured(table, groups, verdicts)
 
 

@@ -105,7 +105,7 @@ def _hold(config: Config, facts: Facts, address: str) -> None:
 
 def _shard(config: Config, table: pa.Table, tools: Tools) -> tuple[pa.Table, Facts]:
     groups = _columns.groups(table)
-    verdicts = config.judge.module.judge(config.judge.config, groups, tools.of("judge"))
+    verdicts = judges.of(config.judge).judge(config.judge.config, groups, tools.of("judge"))
     _verdicts.check(groups, verdicts)
     for name, column in _verdicts.columns(verdicts).items():
         table = table.append_column(name, column)

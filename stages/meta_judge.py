@@ -123,7 +123,7 @@ def _shard(config: Config, table: pa.Table, tools: Tools) -> tuple[pa.Table, Fac
     groups = [Group(row["id"], tuple(row["prompt"]), tuple(each["text"] for each in row["responses"]), {}) for row in kept]
     settings = config.judge.config
     settings = settings if settings.question else settings.model_copy(update={"question": QUESTION})
-    verdicts = [_heard(verdict) for verdict in config.judge.module.judge(settings, groups, tools.of("judge"))]
+    verdicts = [_heard(verdict) for verdict in judges.of(config.judge).judge(settings, groups, tools.of("judge"))]
     for row, verdict in zip(kept, verdicts, strict=True):
         row["detail"] |= verdict.detail
     asked = sum(2 * len(row["detail"]["orders"]) for row in kept)

@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 from pydantic import Field
 
+import rules
 from judges import Group
 from metrics import ngrams
 from metrics.win_rates import win_rates
@@ -95,7 +96,7 @@ _SUMS = ("rows", "groups", "paired", "rated", "labelled", "tokenised", *_MEANS)
 def _shard(config: Config, table: pa.Table, tools: Tools) -> tuple[pa.Table, Facts]:
     responses, spans = _columns.flat(table, "responses"), _columns.spans(table, "responses")
     wins = _columns.wins(table)
-    choose, rule = config.rule.module.choose, config.rule.config
+    choose, rule = rules.of(config.rule).choose, config.rule.config
     rows: list[int] = []
     picks: list[Pick] = []
     dropped: dict[str, int] = {}

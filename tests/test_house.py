@@ -1,6 +1,7 @@
 """The guard rails of the house: layers, plugin contracts, keys that change only on purpose, and files that stay small."""
 
 import ast
+import inspect
 import json
 import os
 import re
@@ -11,6 +12,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+import judges
+import rules
+import sources
 from pipeline import plugin, recipe
 from pipeline.plan import plan
 from pipeline.profile import Profile, load
@@ -155,20 +159,32 @@ def test_every_plugin_keeps_the_contract(folder, kind):
     assert not undocumented, f"fields without a string under them: {undocumented}"
     verbs = {
         "stages": ("run",),
-        "judges": ("judge",),
         "objectives": ("loss",),
         "engines": ("open", "placement"),
         "trainers": ("train", "placement"),
-        "rules": ("choose",),
-        "sources": ("read",),
         "reporters": ("check", "report"),
         "pipeline.executors": ("execute",),
     }
-    for verb in verbs[folder]:
+    for verb in verbs.get(folder, ()):
         assert callable(getattr(module, verb)), f"{folder}/{kind}.py has no {verb}()"
-    declared = {"stages": ("MAKES",), "judges": ("USES",), "objectives": ("NEEDS", "UNIT"), "engines": ("SCRIPTED",)}
+    declared = {"stages": ("MAKES",), "objectives": ("NEEDS", "UNIT"), "engines": ("SCRIPTED",)}
     for name in declared.get(folder, ()):
         assert hasattr(module, name), f"{folder}/{kind}.py declares no {name}"
+
+
+CONTRACTS = {"judges": judges.Judge, "rules": rules.Rule, "sources": sources.Source}
+
+
+@pytest.mark.parametrize("folder, kind", [each for each in PLUGINS if each[0] in CONTRACTS])
+def test_every_plugin_has_what_its_protocol_says(folder, kind):
+    module, contract = plugin.load(folder, kind), CONTRACTS[folder]
+    members = {name for name in vars(contract) if not name.startswith("_")} | set(contract.__annotations__)
+    assert {"VERSION", "Config", plugin.VERBS[folder]} <= members
+    assert not [name for name in members if not hasattr(module, name)]
+    for name, said in vars(contract).items():
+        if inspect.isfunction(said) and not name.startswith("_"):
+            asked = list(inspect.signature(said).parameters)[1:]
+            assert list(inspect.signature(getattr(module, name)).parameters) == asked
 
 
 @pytest.mark.parametrize("kind", plugin.names("objectives"))
