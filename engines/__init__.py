@@ -33,11 +33,14 @@ prefix `begun` of what it says greedily, as far as its arithmetic allows:
 """
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from models.messages import Message
 from pipeline.errors import Refusal
+from pipeline.placement import Placement
+from pipeline.plugin import Settings
 
 
 @dataclass(frozen=True)
@@ -119,3 +122,20 @@ class Engine(Protocol):
 
     # An engine whose answers cost money also has `complete_each(requests, answered)`, which calls `answered(index, completion)`
     # as soon as each answer is there, so that a crash loses none that was paid for.
+
+
+class EngineModule(Protocol):
+    """What an engine module is."""
+
+    VERSION: int
+
+    @property
+    def Config(self) -> type[Settings]: ...
+
+    SCRIPTED: bool
+
+    def open(self, config: Any, model: Any, *, seed: int) -> AbstractContextManager[Engine]:
+        """`model` is a `models.Model`, or a `models.Endpoint` where the module has `ENDPOINTS` and one was adopted."""
+        ...
+
+    def placement(self, config: Any) -> Placement: ...

@@ -30,12 +30,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
+
+from pipeline.plugin import Choice, Settings
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-    from pipeline.plugin import Choice
 
 WANTS = {
     "pairs": "rows of chosen and rejected responses",
@@ -131,6 +131,20 @@ class Loss:
     in the whole step and added (TRL's `sft` term)."""
     label_P: Tensor | None = None
     """New labels of the pairs, detached: what `pair_label_P` will hold when they come again (POWER-DL)."""
+
+
+class Objective(Protocol):
+    """What an objective module is."""
+
+    VERSION: int
+
+    @property
+    def Config(self) -> type[Settings]: ...
+
+    NEEDS: frozenset[str]
+    UNIT: str
+
+    def loss(self, config: Any, batch: Batch) -> Loss: ...
 
 
 def needs(objective: Choice) -> frozenset[str]:

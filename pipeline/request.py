@@ -10,7 +10,7 @@ from typing import Any, cast
 
 from pipeline import profile as profiles
 from pipeline import recipe as recipes
-from pipeline import sweep
+from pipeline import run, sweep
 from pipeline.errors import Refusal
 from pipeline.plugin import unknown
 from pipeline.profile import Profile
@@ -96,9 +96,8 @@ def swept(
 
 def recorded(folder: Path, profile: str | None = None) -> Asked:
     """A run as it was last started, or under another profile."""
-    made = recipes.make(recipes.read(folder / RECIPE), str(folder / RECIPE))
-    place = folder / PROFILE if profile is None else recipes.find(profile, "profiles")
-    return Asked(made, profiles.load(place), folder, shlex.join(["rematch", "run", str(folder)]))
+    made, where = run.recorded(folder, None if profile is None else recipes.find(profile, "profiles"))
+    return Asked(made, where, folder, shlex.join(["rematch", "run", str(folder)]))
 
 
 def find_run(text: str) -> Path:

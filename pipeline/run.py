@@ -278,13 +278,13 @@ def record(recipe: Recipe, profile: Profile, folder: Path) -> None:
             artifact.write_file(path, text.encode())
 
 
-def recorded(folder: Path) -> tuple[Recipe, Profile]:
-    """The recipe and profile that a run was last started with."""
+def recorded(folder: Path, profile: Path | None = None) -> tuple[Recipe, Profile]:
+    """The recipe that a run was last started with, and the profile: its own, or the one in another file."""
     if not (folder / RECIPE).is_file():
         runs = sorted(path.parent.name for path in folder.parent.glob(f"*/{RECIPE}"))
         raise Refusal(f"{folder}: is not a run; runs beside it: {', '.join(runs) or 'none'}")
     recipe = recipes.make(recipes.read(folder / RECIPE), str(folder / RECIPE))
-    return recipe, profiles.load(folder / PROFILE)
+    return recipe, profiles.load(profile or folder / PROFILE)
 
 
 @contextmanager

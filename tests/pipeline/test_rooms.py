@@ -1,5 +1,6 @@
 """A user's modules that have the names of our rooms, beside a recipe or on PYTHONPATH, do not stand in for ours."""
 
+import json
 import os
 import subprocess
 import sys
@@ -63,3 +64,13 @@ def test_a_folder_without_an_init_is_no_plugin(tmp_path, monkeypatch):
     for kind, folder in (("mine", "mine"), ("mylab.judge", "mylab/judge")):
         with pytest.raises(ValueError, match=f"^the folder {tmp_path}/{folder} has no __init__.py, so it is no plugin; add one"):
             plugin.load("judges", kind)
+
+
+@pytest.mark.parametrize("name", ["pipeline.py", "pipeline/__init__.py", "stages.py", "models.py"])
+def test_the_command_finds_our_pipeline_whatever_is_on_the_path(tmp_path, name):
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text("raise SystemExit('this is not ours')\n")
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
+    call = [sys.executable, "-c", "import rematch, sys; sys.argv = ['rematch', 'plan', 'demo', '--json']; rematch.main()"]
+    done = subprocess.run(call, capture_output=True, text=True, env=environment, cwd=tmp_path)
+    assert done.returncode == 0 and json.loads(done.stdout)["steps"], done.stderr
