@@ -214,7 +214,7 @@ def test_500_requests_through_failures(served, engine, folder, tmp_path):
     plain = engine.complete([ask(row["prompt"][0]["content"], seed=1, temperature=0.0, max_new_tokens=1) for row in prompts[:20]])
     for row, given in zip(table, prompts, strict=True):
         (response,) = row["responses"]
-        assert row["prompt"] == given["prompt"] and row["prompt_token_ids"] == render(tokenizer, given["prompt"])
+        assert row["prompt"] == steps.on_disk(given["prompt"]) and row["prompt_token_ids"] == render(tokenizer, given["prompt"])
         assert row["tokenizer"] == engine.tokenizer and 1 <= len(response["token_ids"]) <= 12
         assert response["text"] == tokenizer.decode(response["token_ids"], skip_special_tokens=True)
         assert response["finish_reason"] == ("stop" if response["token_ids"][-1] == tokenizer.eos_token_id else "length")
