@@ -7,6 +7,9 @@ Data parallelism is `replicas`: each worker of the executor opens an engine of i
 come out as token ids. How the engine is started, stopped and kept from harm is `process.py`'s business.
 """
 
+# vLLM is not installed wherever types are checked.
+# pyright: reportAttributeAccessIssue=false, reportMissingImports=false
+
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace

@@ -3,6 +3,9 @@
 Knows vLLM 0.32. What is asked of it and what it answers is `vllm.py`'s business.
 """
 
+# vLLM is not installed wherever types are checked.
+# pyright: reportAttributeAccessIssue=false, reportMissingImports=false
+
 import os
 from collections.abc import Generator
 from contextlib import contextmanager, nullcontext

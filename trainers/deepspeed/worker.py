@@ -5,6 +5,9 @@ global count, this file multiplies by the number of shares to undo the average, 
 is the last of a step.
 """
 
+# DeepSpeed is not installed wherever types are checked.
+# pyright: reportAttributeAccessIssue=false, reportMissingImports=false
+
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
