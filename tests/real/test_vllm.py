@@ -86,7 +86,7 @@ def test_what_is_begun_is_continued(engine, folder):
 
 def test_a_character_may_be_split_where_what_is_begun_ends(tmp_path):
     folder = tiny_speaker(tmp_path / "model", "é東🦊!")
-    with vllm.open(CONFIG, folder, seed=0) as opened:
+    with vllm.open(CONFIG, Model(folder), seed=0) as opened:
         assert opened.complete([ask("say", temperature=0.0)])[0].responses[0].text == "é東🦊!"
         contract.what_is_begun_is_continued(opened, folder, tolerance=1e-3)
         contract.what_is_begun_is_continued(opened, folder, tolerance=1e-3, stop=("🦊",))
