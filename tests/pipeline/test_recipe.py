@@ -6,6 +6,7 @@ import pytest
 import yaml
 
 from pipeline import cli, document, recipe
+from pipeline import profile as profiles
 from pipeline.errors import Refusal
 from pipeline.patch import patched
 from pipeline.plan import plan
@@ -28,6 +29,23 @@ def test_plain_values_are_yaml_1_2_and_come_back_as_they_were_written(text, valu
     assert again == value and type(again) is type(value)
     kept = document.parse(document.written({"x": text}), "here", "", "")["x"]
     assert kept == text, "text that looks like a number stays text"
+
+
+@pytest.mark.parametrize(
+    "text, key, lines",
+    [
+        ("a: 1\nb: 2\na: 3\n", "a", (1, 3)),
+        ("round:\n  pairs:\n    k: 1\n    k: 2\n", "k", (3, 4)),
+        ("r: [{x: {k: 1,\n  k: 2}}]\n", "k", (1, 2)),
+    ],
+)
+def test_a_duplicate_key_is_refused_with_both_lines(tmp_path, text, key, lines):
+    """The first of two nodes, settings or profile sections of one name was dropped silently."""
+    (tmp_path / "twice.yaml").write_text(text)
+    for read in (recipe.read, profiles.load):
+        with pytest.raises(Refusal) as refused:
+            read(tmp_path / "twice.yaml")
+        assert f"'{key}'" in str(refused.value) and all(f"line {line}" in str(refused.value) for line in lines)
 
 
 def test_an_alias_is_a_copy_and_few_lines_cannot_ask_for_billions():
