@@ -84,14 +84,6 @@ def test_what_is_begun_is_continued(engine, folder):
     contract.what_cannot_begin_a_response_is_refused(engine, tokenizer.eos_token_id, len(tokenizer), 512)
 
 
-def test_a_character_may_be_split_where_what_is_begun_ends(tmp_path):
-    folder = tiny_speaker(tmp_path / "model", "é東🦊!")
-    with vllm.open(CONFIG, Model(folder), seed=0) as opened:
-        assert opened.complete([ask("say", temperature=0.0)])[0].responses[0].text == "é東🦊!"
-        contract.what_is_begun_is_continued(opened, folder, tolerance=1e-3)
-        contract.what_is_begun_is_continued(opened, folder, tolerance=1e-3, stop=("🦊",))
-
-
 def test_common_beginnings_are_cached(engine):
     """Blocks are 128 tokens on a CPU: a shared system prompt longer than that is computed once."""
     head = "be brief. " * 30
@@ -104,6 +96,14 @@ def test_seeded_prompts_beyond_one_steps_budget(engine):
     """A seeded request whose prompt was split into chunks killed the CPU engine: 64 prompts of 400 tokens exceed any step."""
     requests = [ask(chr(97 + i % 26) * 400, n=2, max_new_tokens=3, seed=i) for i in range(64)]
     assert all(len(completion.responses) == 2 for completion in engine.complete(requests))
+
+
+def test_a_character_may_be_split_where_what_is_begun_ends(tmp_path):
+    folder = tiny_speaker(tmp_path / "model", "é東🦊!")
+    with vllm.open(CONFIG, Model(folder), seed=0) as opened:
+        assert opened.complete([ask("say", temperature=0.0)])[0].responses[0].text == "é東🦊!"
+        contract.what_is_begun_is_continued(opened, folder, tolerance=1e-3)
+        contract.what_is_begun_is_continued(opened, folder, tolerance=1e-3, stop=("🦊",))
 
 
 def test_an_engine_that_failed_is_started_anew(engine):
