@@ -1,6 +1,6 @@
 """Starting and ending vLLM: settings that avoid its known failures, and the traces that it would leave in this process.
 
-Knows vLLM 0.32. What is asked of it and what it answers is `vllm.py`'s business.
+Knows vLLM 0.32. What is asked of it and what it answers is the business of `__init__.py`.
 """
 
 # vLLM is not installed wherever types are checked.
